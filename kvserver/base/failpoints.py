@@ -1,0 +1,96 @@
+"""Named places in the code where a test can make something happen: a kill, an error, a pause.
+
+A place calls ``hit(name)``; while nothing is armed that costs one look at an empty dict. Tests arm a name with a callable;
+a server process arms them from ``KVSERVER_FAILPOINTS`` (see ``parse``). The names are a closed table, so that a campaign can
+walk all of them and a misspelt one is an error.
+
+The idea is gofail's, as used by etcd's robustness tests (etcd-io/etcd, ``tests/robustness``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+NAMES = (
+    # log writer, in the order in which a group passes them
+    "wal.before_write",
+    "wal.after_write",
+    "wal.after_sync",
+    "wal.before_answer",
+    # sealing and rotation
+    "wal.seal.before_trailer",
+    "wal.seal.after_trailer",
+    "wal.seal.after_truncate",
+    "wal.seal.after_sync",
+    "wal.create.after_header",
+    "wal.create.after_header_sync",
+    "wal.create.after_rename",
+    "wal.create.after_dir_sync",
+    # space made ready ahead of need
+    "wal.prepare.after_create",
+    "wal.prepare.after_fill",
+    # recovery
+    "wal.recover.after_torn_saved",
+    "wal.recover.after_cut",
+    "wal.recover.after_rewrite",
+    "wal.recover.after_rewrite_sync",
+    "wal.recover.after_seal",
+    # open
+    "engine.open.after_lock",
+    "engine.open.after_identity",
+    "engine.open.after_recover",
+    "engine.open.after_claim",
+    "engine.open.after_first_segment",
+    # clean end
+    "engine.close.before_final_sync",
+    "engine.close.after_final_sync",
+)
+
+_armed: dict[str, Callable[[], None]] = {}
+
+
+def hit(name: str) -> None:
+    """Do what is armed for this place; nothing, usually."""
+    if _armed:
+        action = _armed.get(name)
+        if action is not None:
+            action()
+
+
+def arm(name: str, action: Callable[[], None]) -> None:
+    """Make ``hit(name)`` call the action. Raises KeyError for a name that the table does not hold."""
+    if name not in NAMES:
+        raise KeyError(f"no failpoint is called {name!r}")
+    _armed[name] = action
+
+
+def disarm_all() -> None:
+    """Make every place do nothing again."""
+    _armed.clear()
+
+
+def _kill_at(count: int) -> Callable[[], None]:
+    remaining = count
+
+    def kill() -> None:
+        nonlocal remaining
+        remaining -= 1
+        if remaining <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+def arm_from_text(text: str) -> None:
+    """Arm places from text such as ``wal.after_write=kill@3;wal.after_sync=kill`` (kill -9 at the n-th passage).
+
+    Raises ValueError for text of another form, KeyError for an unknown name.
+    """
+    for part in filter(None, text.split(";")):
+        name, _, action = part.partition("=")
+        kind, _, count = action.partition("@")
+        if kind != "kill" or (count and not count.isdigit()):
+            raise ValueError(f"a failpoint reads NAME=kill or NAME=kill@N, not {part!r}")
+        arm(name.strip(), _kill_at(int(count or "1")))

@@ -1,0 +1,257 @@
+"""The only door to disk.
+
+``FileSystem`` and ``File`` say what the floors may ask of a file system; ``OsFileSystem`` asks the operating system.
+Tests hand in others: one that records, one that crashes (drops what was not synced), one that fails the n-th call.
+
+What is assumed of the real thing stands in ``docs/durability.md``. In short: after ``datasync`` returned, the bytes written
+before it are there after a power loss; after ``sync_dir`` returned, so are the names; before that, any subset may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+
+class File(Protocol):
+    """One open file. All calls block; all raise OSError as the operating system does."""
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        """Write all of the data at the offset, or raise; after an error any part may have been written."""
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read up to so many bytes; fewer only at the end of the file."""
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend the file to the length."""
+
+    def datasync(self) -> None:
+        """Make the data, and the length where it is needed to read them, survive a power loss (fdatasync)."""
+
+    def sync(self) -> None:
+        """Make data and metadata survive a power loss (fsync)."""
+
+    def close(self) -> None:
+        """Close the file; says nothing about durability."""
+
+
+class Lock(Protocol):
+    """An exclusive lock on a data folder, held until released or until the process ends."""
+
+    def release(self) -> None:
+        """Let go of it."""
+
+
+class FileSystem(Protocol):
+    """What may be asked of a file system. Paths are absolute; errors are OSError."""
+
+    def create(self, path: Path) -> File:
+        """Create a file for reading and writing; FileExistsError where the name is taken."""
+
+    def open(self, path: Path, writable: bool = False) -> File:
+        """Open an existing file; FileNotFoundError where there is none."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give a file another name, replacing what had it, atomically."""
+
+    def link(self, existing: Path, new: Path) -> None:
+        """Give a file a second name; FileExistsError where it is taken. The create-once primitive."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a name."""
+
+    def exists(self, path: Path) -> bool:
+        """Say whether the name exists."""
+
+    def list_dir(self, path: Path) -> list[str]:
+        """Return the names in a folder, sorted."""
+
+    def make_dir(self, path: Path) -> None:
+        """Create a folder and those above it, where they do not exist, and make their names durable."""
+
+    def sync_dir(self, path: Path) -> None:
+        """Make the names in a folder survive a power loss."""
+
+    def lock(self, path: Path) -> Lock:
+        """Lock the file exclusively, creating it; BlockingIOError where another holds it."""
+
+    def free_bytes(self, path: Path) -> int:
+        """Return how many bytes can still be written below the folder."""
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        """Write all of the data at the offset."""
+        written = os.pwrite(self._fd, data, offset)
+        if written == len(data):
+            return
+        view = memoryview(data)
+        while written < len(data):
+            step = os.pwrite(self._fd, view[written:], offset + written)
+            if step == 0:
+                raise OSError(errno.EIO, "the file system wrote nothing")
+            written += step
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read up to so many bytes."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < length:
+            data = os.pread(self._fd, length - got, offset + got)
+            if not data:
+                break
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        return os.fstat(self._fd).st_size
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend the file."""
+        os.ftruncate(self._fd, length)
+
+    def datasync(self) -> None:
+        """Call fdatasync."""
+        os.fdatasync(self._fd)
+
+    def sync(self) -> None:
+        """Call fsync."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class OsLock:
+    """An advisory lock (flock), which the kernel releases when the process ends, however it ends."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class OsFileSystem:
+    """The operating system's file system."""
+
+    def create(self, path: Path) -> File:
+        """Create a file."""
+        return OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    def open(self, path: Path, writable: bool = False) -> File:
+        """Open an existing file."""
+        return OsFile(os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC))
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Rename atomically."""
+        os.rename(old, new)  # noqa: PTH104 - the one place where the operating system is asked
+
+    def link(self, existing: Path, new: Path) -> None:
+        """Make a hard link."""
+        os.link(existing, new)  # noqa: PTH
+
+    def remove(self, path: Path) -> None:
+        """Remove a name."""
+        path.unlink()
+
+    def exists(self, path: Path) -> bool:
+        """Say whether the name exists."""
+        return path.exists()
+
+    def list_dir(self, path: Path) -> list[str]:
+        """Return the names in a folder, sorted."""
+        return sorted(os.listdir(path))  # noqa: PTH208
+
+    def make_dir(self, path: Path) -> None:
+        """Create a folder and those above it."""
+        if path.is_dir():
+            return
+        if path.parent != path:
+            self.make_dir(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        self.sync_dir(path.parent)
+
+    def sync_dir(self, path: Path) -> None:
+        """Call fsync on the folder."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, path: Path) -> Lock:
+        """Lock the file exclusively."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return OsLock(fd)
+
+    def free_bytes(self, path: Path) -> int:
+        """Return the bytes that an unprivileged writer can still use."""
+        stat = os.statvfs(path)
+        return stat.f_bavail * stat.f_frsize
+
+
+@contextlib.contextmanager
+def opened(file: File) -> Iterator[File]:
+    """Close a file at the end of a ``with`` block."""
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read_file(fs: FileSystem, path: Path) -> bytes:
+    """Return the whole content of a (small) file."""
+    with opened(fs.open(path)) as file:
+        return file.pread(file.size(), 0)
+
+
+def write_new_file(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Create a file with this content and sync it; its name is durable only after ``sync_dir``."""
+    with opened(fs.create(path)) as file:
+        file.pwrite(data, 0)
+        file.sync()
+
+
+def create_once(fs: FileSystem, path: Path, temporary: Path, data: bytes) -> None:
+    """Give the path this content unless it exists (FileExistsError); durable on return, never seen half-written."""
+    if fs.exists(temporary):
+        fs.remove(temporary)
+    write_new_file(fs, temporary, data)
+    try:
+        fs.link(temporary, path)
+    finally:
+        fs.remove(temporary)
+    fs.sync_dir(path.parent)

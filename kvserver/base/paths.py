@@ -1,0 +1,87 @@
+"""Every file name in a data folder: made here, parsed here, nowhere else.
+
+    LOCK                                      held while a process uses the folder
+    IDENTITY                                  what the folder is; written once
+    epochs/<number>.json                      the local register: one claim for each epoch, created once
+    wal/<epoch>-<first revision>.wal          a segment of the log
+    wal/<segment name>.<offset>.torn          what recovery cut from a segment's end, kept for inspection
+    wal/prepared-<n>.tmp                      a future segment, zero-filled, without content
+
+Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
+
+Who writes and who deletes each of them: the table in ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+_SEGMENT = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})\.wal")
+_TORN = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9a-f]{8})\.torn")
+_PREPARED = re.compile(r"prepared-([0-9]{1,10})\.tmp")
+_CLAIM = re.compile(r"([0-9a-f]{8})\.json")
+
+TOP_LEVEL_NAMES = frozenset({"LOCK", "IDENTITY", "IDENTITY.tmp", "wal", "epochs"})
+
+
+class SegmentName(NamedTuple):
+    """The parts of a segment's name; they sort as history does."""
+
+    epoch_number: int
+    first_revision: int
+
+
+class DataPaths:
+    """The paths below one data folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lock = root / "LOCK"
+        self.identity = root / "IDENTITY"
+        self.identity_temporary = root / "IDENTITY.tmp"
+        self.wal = root / "wal"
+        self.epochs = root / "epochs"
+
+    def segment(self, name: SegmentName) -> Path:
+        """Return the path of a segment."""
+        return self.wal / f"{name.epoch_number:08x}-{name.first_revision:016x}.wal"
+
+    def torn(self, segment: Path, offset: int) -> Path:
+        """Return where the torn tail cut from a segment at an offset is kept."""
+        return self.wal / f"{segment.name}.{offset:08x}.torn"
+
+    def prepared(self, number: int) -> Path:
+        """Return the path of a future segment."""
+        return self.wal / f"prepared-{number}.tmp"
+
+    def claim(self, epoch_number: int) -> Path:
+        """Return the path of an epoch's claim."""
+        return self.epochs / f"{epoch_number:08x}.json"
+
+    def claim_temporary(self, epoch_number: int) -> Path:
+        """Return the path under which a claim is written before it gets its name."""
+        return self.epochs / f"{epoch_number:08x}.tmp"
+
+
+def parse_segment(name: str) -> SegmentName | None:
+    """Return the parts of a segment's file name; None for any other name."""
+    match = _SEGMENT.fullmatch(name)
+    return SegmentName(int(match[1], 16), int(match[2], 16)) if match else None
+
+
+def parse_claim(name: str) -> int | None:
+    """Return the epoch number of a claim's file name; None for any other name."""
+    match = _CLAIM.fullmatch(name)
+    return int(match[1], 16) if match else None
+
+
+def is_prepared(name: str) -> bool:
+    """Say whether this is the name of a future segment."""
+    return _PREPARED.fullmatch(name) is not None
+
+
+def is_torn(name: str) -> bool:
+    """Say whether this is the name of a torn tail kept aside."""
+    return _TORN.fullmatch(name) is not None
