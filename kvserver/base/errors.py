@@ -52,6 +52,7 @@ class Code(enum.IntEnum):
     LOG_FAILED = 83
     NOT_SERVING = 84
     CORRUPTION = 85
+    DISK_UNAVAILABLE = 86
 
     INTERNAL = 99
 
@@ -64,6 +65,8 @@ class KvError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.depends_on = 0
+        """The highest revision that this answer shows something of; it is held until that is visible."""
 
 
 class InvalidRequest(KvError):
@@ -85,9 +88,7 @@ class NamespaceExists(InvalidRequest):
     """A namespace of this name exists already."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            Code.NAMESPACE_EXISTS, f"the namespace {name!r} exists already", "list them with: kvctl namespace list"
-        )
+        super().__init__(Code.NAMESPACE_EXISTS, f"the namespace {name!r} exists already", "list them with: kvctl namespace list")
 
 
 class ConditionFailed(KvError):
@@ -96,7 +97,7 @@ class ConditionFailed(KvError):
     ``mod_revision`` is the newest one of the key that failed, 0 where it does not exist.
     """
 
-    def __init__(self, key: bytes, mod_revision: int, wanted: str) -> None:
+    def __init__(self, key: bytes, mod_revision: int, wanted: str, depends_on: int) -> None:
         found = f"its newest version is of revision {mod_revision}" if mod_revision else "it does not exist"
         super().__init__(
             Code.CONDITION_FAILED,
@@ -105,6 +106,7 @@ class ConditionFailed(KvError):
         )
         self.key = key
         self.mod_revision = mod_revision
+        self.depends_on = depends_on
 
 
 class RevisionError(KvError):
@@ -119,9 +121,7 @@ class OutcomeUnknown(KvError):
     """A write was given a revision, but whether it is durable is not known."""
 
     def __init__(self, message: str = "the write may or may not have been kept") -> None:
-        super().__init__(
-            Code.OUTCOME_UNKNOWN, message, "read the key to learn what happened; repeat only what may happen twice"
-        )
+        super().__init__(Code.OUTCOME_UNKNOWN, message, "read the key to learn what happened; repeat only what may happen twice")
 
 
 class DeadlinePassed(KvError):

@@ -159,7 +159,14 @@ class OsLock:
 
 
 class OsFileSystem:
-    """The operating system's file system."""
+    """The operating system's file system.
+
+    Folders that were synced once stay open, so that syncing one again needs no descriptor: a full descriptor table must
+    not fail a rotation of the log half-way.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, int] = {}
 
     def create(self, path: Path) -> File:
         """Create a file."""
@@ -201,11 +208,15 @@ class OsFileSystem:
 
     def sync_dir(self, path: Path) -> None:
         """Call fsync on the folder."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fd = self._folders.get(path)
+        if fd is None:
+            fd = self._folders[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(fd)
+
+    def close(self) -> None:
+        """Close the folders kept open."""
+        while self._folders:
+            os.close(self._folders.popitem()[1])
 
     def lock(self, path: Path) -> Lock:
         """Lock the file exclusively."""

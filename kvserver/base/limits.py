@@ -2,7 +2,8 @@
 
     key <= 8 KiB, value <= 1 MiB  ->  one put <= 1 MiB + 8 KiB + overhead
     commit (encoded effects) <= 3 MiB, <= 10,000 mutations  ->  one commit fits a frame
-    frame of the log: at most MAX_GROUP_BYTES of several commits, or one larger commit  ->  <= 4 MiB
+    frame of the log: MAX_GROUP_BYTES of several submissions, or one larger submission: a frame of the stream in one
+    message plus 20 bytes an operation  ->  <= 5 MiB
     request message <= 4 MiB (gRPC's own default, so that foreign clients need no setting)
     answer chunk: about 256 KiB, at most that + one pair  ->  < 4 MiB
     frame of the stream: <= 16,384 operations and one message
@@ -26,4 +27,4 @@ MAX_NAMESPACE_NAME_BYTES = 255
 SCAN_CHUNK_BYTES = 256 * KIB
 SCAN_CHUNK_KEYS = 2_000
 MAX_GROUP_BYTES = 1 * MIB
-MAX_LOG_FRAME_BYTES = 4 * MIB
+MAX_LOG_FRAME_BYTES = 5 * MIB

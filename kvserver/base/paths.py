@@ -2,7 +2,8 @@
 
     LOCK                                      held while a process uses the folder
     IDENTITY                                  what the folder is; written once
-    epochs/<number>.json                      the local register: one claim for each epoch, created once
+    epochs/<number>.claim                     the local register: who began the epoch; created once
+    epochs/<number>.branch                    where in history it began; created once
     wal/<epoch>-<first revision>.wal          a segment of the log
     wal/<segment name>.<offset>.torn          what recovery cut from a segment's end, kept for inspection
     wal/prepared-<n>.tmp                      a future segment, zero-filled, without content
@@ -21,9 +22,10 @@ from typing import NamedTuple
 _SEGMENT = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})\.wal")
 _TORN = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9a-f]{8})\.torn")
 _PREPARED = re.compile(r"prepared-([0-9]{1,10})\.tmp")
-_CLAIM = re.compile(r"([0-9a-f]{8})\.json")
+_CLAIM = re.compile(r"([0-9a-f]{8})\.claim")
 
-TOP_LEVEL_NAMES = frozenset({"LOCK", "IDENTITY", "IDENTITY.tmp", "wal", "epochs"})
+TOP_LEVEL_NAMES = frozenset({"LOCK", "IDENTITY", "IDENTITY.tmp", "wal", "epochs", "lost+found"})
+"""What may lie in a data folder; a freshly made file system adds the last one."""
 
 
 class SegmentName(NamedTuple):
@@ -58,11 +60,15 @@ class DataPaths:
 
     def claim(self, epoch_number: int) -> Path:
         """Return the path of an epoch's claim."""
-        return self.epochs / f"{epoch_number:08x}.json"
+        return self.epochs / f"{epoch_number:08x}.claim"
 
-    def claim_temporary(self, epoch_number: int) -> Path:
-        """Return the path under which a claim is written before it gets its name."""
-        return self.epochs / f"{epoch_number:08x}.tmp"
+    def branch(self, epoch_number: int) -> Path:
+        """Return the path of an epoch's branch record."""
+        return self.epochs / f"{epoch_number:08x}.branch"
+
+    def epoch_temporary(self) -> Path:
+        """Return the path under which a claim or branch record is written before it gets its name."""
+        return self.epochs / "writing.tmp"
 
 
 def parse_segment(name: str) -> SegmentName | None:

@@ -79,6 +79,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The node is starting or stopping and does not serve."""
     CORRUPTION: _ErrorCode.ValueType  # 85
     """What is on disk is damaged; the message names the file and the offset."""
+    DISK_UNAVAILABLE: _ErrorCode.ValueType  # 86
+    """The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
     INTERNAL: _ErrorCode.ValueType  # 99
     """A fault in the server itself; the server's log has the details."""
 
@@ -137,6 +139,8 @@ NOT_SERVING: ErrorCode.ValueType  # 84
 """The node is starting or stopping and does not serve."""
 CORRUPTION: ErrorCode.ValueType  # 85
 """What is on disk is damaged; the message names the file and the offset."""
+DISK_UNAVAILABLE: ErrorCode.ValueType  # 86
+"""The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
 INTERNAL: ErrorCode.ValueType  # 99
 """A fault in the server itself; the server's log has the details."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015

@@ -1,0 +1,84 @@
+# Bare `make` lists the targets; the sentence behind a target's ## is what it shows.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+VENV   := .venv
+NEWEST := .venv-newest
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-done
+
+# What may be given on the command line: make run DATA_DIR=/srv/kv ARGS='--name n1'; make test ARGS='-k recovery'
+PYTHON       ?=
+DATA_DIR     ?= data/node
+ARGS         ?=
+JOBS         ?= 2
+CRASH_ROUNDS ?= 200
+export PYTHON
+
+PYTEST := python -m pytest -n $(JOBS) --dist worksteal
+
+.PHONY: help setup run test check fmt format-check lint types imports protos protos-check
+.PHONY: test-crash test-newest bench lock clean
+
+help: ## Lists the targets.
+	@echo 'make TARGET [ARGS="..."], where TARGET is:'
+	@sed -n -E 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+		printf '  %-13s %s\n' "$$target" "$$text"; done
+
+setup: $(STAMP) ## Makes the virtual environment .venv with the locked versions (PYTHON=... picks the interpreter).
+	@echo '$(VENV) is ready; try: make run'
+
+$(STAMP): pyproject.toml requirements.lock scripts/venv.sh
+	@scripts/venv.sh locked $(VENV)
+	@touch $@
+
+# Flags in ARGS come last, and the last one of a kind wins.
+run: $(STAMP) ## Serves on 127.0.0.1:7400 with the data in DATA_DIR (data/node); Ctrl-C ends it; ARGS="--name n1" passes flags.
+	@exec $(BIN)/python -m kvserver serve --data-dir '$(DATA_DIR)' --listen 127.0.0.1:7400 --http 127.0.0.1:7480 $(ARGS)
+
+test: $(STAMP) ## Runs the tests; ARGS="-k recovery" passes flags to pytest.
+	@$(BIN)/$(PYTEST) $(ARGS)
+
+check: format-check lint types imports protos-check test ## Runs everything that must hold before a commit: format, lint, types, floors, stubs, tests.
+
+fmt: $(STAMP) ## Formats the code and mends what the linter can mend.
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
+	@$(BIN)/ruff format .
+
+format-check: $(STAMP) ## Says which files are not formatted; `make fmt` mends them.
+	@$(BIN)/ruff format --check .
+
+lint: $(STAMP) ## Runs the linter (ruff).
+	@$(BIN)/ruff check .
+
+types: $(STAMP) ## Checks the types (mypy --strict).
+	@$(BIN)/mypy --strict
+
+imports: $(STAMP) ## Checks that no floor imports what stands above it (import-linter).
+	@$(BIN)/lint-imports
+
+protos: $(STAMP) ## Generates the stubs of protos/ anew.
+	@$(BIN)/python scripts/protos.py
+
+protos-check: $(STAMP) ## Checks that the stubs are what the .proto files say.
+	@$(BIN)/python scripts/protos.py --check
+
+test-crash: $(STAMP) ## Runs the long crash campaign (CRASH_ROUNDS=200 kills of a serving node).
+	@KVSERVER_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest tests/crash --timeout 0 $(ARGS)
+
+# The stubs, the style and the packaging are matters of the locked environment; everything that runs is tested.
+test-newest: ## Runs the tests with the newest grpcio and protobuf that are allowed, in .venv-newest.
+	@scripts/venv.sh newest $(NEWEST)
+	@$(NEWEST)/bin/python -c 'import grpc, google.protobuf as p; print("grpcio", grpc.__version__, "protobuf", p.__version__)'
+	@$(NEWEST)/bin/$(PYTEST) --ignore tests/tidy --ignore tests/packaging $(ARGS)
+
+bench: $(STAMP) ## Measures this machine: unary puts, the pipeline, replay (needs h2load: apt-get install nghttp2-client).
+	@$(BIN)/python scripts/bench/main.py $(ARGS)
+
+lock: ## Resolves the dependencies anew and writes requirements.lock.
+	@scripts/venv.sh lock
+
+clean: ## Removes caches and what was built; never data/ nor .venv.
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(NEWEST)
+	@find . \( -path ./data -o -path ./$(VENV) -o -path ./.git \) -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""A thin client for kvserver: ``Client`` for blocking code, ``AsyncClient`` for asyncio, with the same calls.
+
+    from kvclient import Client
+
+    with Client("127.0.0.1:7400") as kv:
+        kv.put(b"greeting", b"hello")
+        entry = kv.get(b"greeting")
+
+A write that returns is durable at the level that the cluster's policy names. What a write that raises means is told by
+the class of the error: ``OutcomeUnknown`` alone leaves it open, all others mean that nothing was changed.
+"""
+
+from kvclient._errors import (
+    ClientClosed,
+    Compacted,
+    ConditionFailed,
+    Corruption,
+    FutureRevision,
+    HistoryLost,
+    InvalidRequestError,
+    KvClientError,
+    NamespaceExists,
+    NotWritten,
+    OutcomeUnknown,
+    RevisionError,
+    ServerError,
+    Timeout,
+    Unavailable,
+    UnknownNamespace,
+)
+from kvclient._types import (
+    NO_SESSION,
+    BatchResult,
+    Delete,
+    DeletePrefix,
+    DeleteRange,
+    DeleteResult,
+    Durability,
+    Entry,
+    Mutation,
+    Namespace,
+    Put,
+    SessionToken,
+    Status,
+    SyncResult,
+    WriteResult,
+)
+from kvclient.async_client import AsyncClient
+from kvclient.client import Client
+
+__all__ = [
+    "NO_SESSION",
+    "AsyncClient",
+    "BatchResult",
+    "Client",
+    "ClientClosed",
+    "Compacted",
+    "ConditionFailed",
+    "Corruption",
+    "Delete",
+    "DeletePrefix",
+    "DeleteRange",
+    "DeleteResult",
+    "Durability",
+    "Entry",
+    "FutureRevision",
+    "HistoryLost",
+    "InvalidRequestError",
+    "KvClientError",
+    "Mutation",
+    "Namespace",
+    "NamespaceExists",
+    "NotWritten",
+    "OutcomeUnknown",
+    "Put",
+    "RevisionError",
+    "ServerError",
+    "SessionToken",
+    "Status",
+    "SyncResult",
+    "Timeout",
+    "Unavailable",
+    "UnknownNamespace",
+    "WriteResult",
+]

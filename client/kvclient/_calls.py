@@ -1,0 +1,269 @@
+"""Builds requests and reads answers: pure, and shared by both clients, so that they cannot differ.
+
+A client's method is one line: it makes a ``Call`` here and hands it to its own way of sending.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from kvproto.v1 import admin_pb2, kv_pb2
+
+from kvclient import _types as types
+from kvclient._channel import MAX_REQUEST_BYTES
+from kvclient._errors import InvalidRequestError
+from kvclient._scan import ScanCursor
+
+ResultT = TypeVar("ResultT")
+
+_TO_WIRE: dict[types.Durability, kv_pb2.Durability.ValueType] = {
+    types.Durability.POLICY: kv_pb2.DURABILITY_UNSPECIFIED,
+    types.Durability.MEMORY: kv_pb2.DURABILITY_MEMORY,
+    types.Durability.LOCAL: kv_pb2.DURABILITY_LOCAL,
+    types.Durability.REPLICATED: kv_pb2.DURABILITY_REPLICATED,
+}
+_FROM_WIRE: dict[int, types.Durability] = {wire: durability for durability, wire in _TO_WIRE.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call(Generic[ResultT]):
+    """One unary call: what to send, and how to read what comes back."""
+
+    service: str
+    """``"KV"`` or ``"Admin"``."""
+    method: str
+    request: Any
+    parse: Callable[[Any], ResultT]
+    writes: bool
+    """Whether a failure without the server's word leaves it open what happened."""
+
+
+def get(namespace: str, key: bytes, revision: int | None, session: types.SessionToken) -> Call[types.Entry | None]:
+    """Make the call that reads one key."""
+    request = kv_pb2.GetRequest(
+        namespace=namespace, key=key, revision=_unsigned("revision", revision), session=session_message(session)
+    )
+    return Call("KV", "Get", request, _entry_found, writes=False)
+
+
+def put(
+    namespace: str,
+    key: bytes,
+    value: bytes,
+    if_absent: bool,
+    if_revision: int | None,
+    durability: types.Durability,
+) -> Call[types.WriteResult]:
+    """Make the call that puts one key."""
+    request = kv_pb2.PutRequest(namespace=namespace, key=key, value=value, if_absent=if_absent, durability=_TO_WIRE[durability])
+    if if_revision is not None:
+        request.if_revision = _unsigned("if_revision", if_revision)
+    return Call("KV", "Put", _sized(request), _write_result, writes=True)
+
+
+def delete(
+    namespace: str,
+    target: types.Delete | types.DeleteRange | types.DeletePrefix,
+    durability: types.Durability,
+) -> Call[types.DeleteResult]:
+    """Make the call that deletes a key, a range or a prefix."""
+    request = kv_pb2.DeleteRequest(namespace=namespace, durability=_TO_WIRE[durability])
+    _set_target(request, target)
+    return Call("KV", "Delete", _sized(request), _delete_result, writes=True)
+
+
+def write(namespace: str, mutations: Iterable[types.Mutation], durability: types.Durability) -> Call[types.BatchResult]:
+    """Make the call that carries out many mutations in one commit."""
+    request = kv_pb2.WriteRequest(namespace=namespace, durability=_TO_WIRE[durability])
+    request.mutations.extend(_mutation(mutation) for mutation in mutations)
+    return Call("KV", "Write", _sized(request), _batch_result, writes=True)
+
+
+def sync(revision: int | None, level: types.Durability) -> Call[types.SyncResult]:
+    """Make the call that waits for a revision to reach a level."""
+    request = kv_pb2.SyncRequest(revision=_unsigned("revision", revision), level=_TO_WIRE[level])
+    return Call("KV", "Sync", request, _sync_result, writes=False)
+
+
+def status() -> Call[types.Status]:
+    """Make the call that asks a node what it is."""
+    return Call("Admin", "Status", admin_pb2.StatusRequest(), _status, writes=False)
+
+
+def create_namespace(name: str) -> Call[types.Namespace]:
+    """Make the call that creates a namespace."""
+    request = admin_pb2.CreateNamespaceRequest(name=name)
+    return Call("Admin", "CreateNamespace", request, lambda answer: _namespace(answer.namespace), writes=True)
+
+
+def list_namespaces() -> Call[list[types.Namespace]]:
+    """Make the call that lists the namespaces."""
+    return Call(
+        "Admin",
+        "ListNamespaces",
+        admin_pb2.ListNamespacesRequest(),
+        lambda answer: [_namespace(row) for row in answer.namespaces],
+        writes=False,
+    )
+
+
+def scan(
+    namespace: str,
+    prefix: bytes | None,
+    start: bytes,
+    end: bytes,
+    session: types.SessionToken,
+    *,
+    revision: int | None = None,
+    limit: int | None = None,
+    reverse: bool = False,
+    keys_only: bool = False,
+    count_only: bool = False,
+) -> ScanCursor:
+    """Make the cursor of a scan; raise InvalidRequestError if both a prefix and a range are given."""
+    if prefix is not None and (start or end):
+        raise InvalidRequestError("INVALID_FIELD", "a scan takes a prefix or a range, not both")
+    request = kv_pb2.ScanRequest(
+        namespace=namespace,
+        revision=_unsigned("revision", revision),
+        limit=_signed("limit", limit),
+        reverse=reverse,
+        keys_only=keys_only,
+        count_only=count_only,
+        session=session_message(session),
+    )
+    if prefix is not None:
+        request.prefix = prefix
+    elif start or end:
+        request.range.CopyFrom(kv_pb2.KeyRange(start=start, end=end))
+    return ScanCursor(request)
+
+
+def session_message(token: types.SessionToken) -> kv_pb2.SessionToken | None:
+    """Return what a read carries; None for a client that has seen nothing."""
+    if token == types.NO_SESSION:
+        return None
+    return kv_pb2.SessionToken(epoch=token.epoch, revision=token.revision)
+
+
+def durability_reached(wire: int) -> types.Durability:
+    """Return the level that an answer names; a level of a newer server is UNRECOGNIZED."""
+    return _FROM_WIRE.get(wire, types.Durability.UNRECOGNIZED)
+
+
+def durability_wanted(durability: types.Durability) -> kv_pb2.Durability.ValueType:
+    """Return how a request names a level."""
+    return _TO_WIRE[durability]
+
+
+def _unsigned(name: str, value: int | None) -> int:
+    """Return a number for an unsigned field, 0 for None; raise InvalidRequestError where it does not fit."""
+    if value is None:
+        return 0
+    if not 0 <= value < 1 << 64:
+        raise InvalidRequestError("INVALID_FIELD", f"{name} must be between 0 and 2**64 - 1, not {value}")
+    return value
+
+
+def _signed(name: str, value: int | None) -> int:
+    """Return a number for a signed field, 0 for None; raise InvalidRequestError where it does not fit."""
+    if value is None:
+        return 0
+    if not -(1 << 63) <= value < 1 << 63:
+        raise InvalidRequestError("INVALID_FIELD", f"{name} must be between 0 and 2**63 - 1, not {value}")
+    return value
+
+
+def _sized(request: Any) -> Any:
+    """Return a request that fits a message; raise InvalidRequestError for a larger one, before anything is sent."""
+    size = request.ByteSize()
+    if size > MAX_REQUEST_BYTES:
+        raise InvalidRequestError(
+            "COMMIT_TOO_LARGE",
+            f"the request has {size} bytes; a message may have {MAX_REQUEST_BYTES}",
+            "write it in several parts",
+        )
+    return request
+
+
+def _set_target(message: Any, target: types.Delete | types.DeleteRange | types.DeletePrefix) -> None:
+    """Fill in what a deletion deletes."""
+    match target:
+        case types.Delete():
+            message.key = target.key
+            if target.if_revision is not None:
+                message.if_revision = _unsigned("if_revision", target.if_revision)
+        case types.DeleteRange():
+            message.range.CopyFrom(kv_pb2.KeyRange(start=target.start, end=target.end))
+        case types.DeletePrefix():
+            message.prefix = target.prefix
+
+
+def _mutation(mutation: types.Mutation) -> kv_pb2.Mutation:
+    """Return one mutation of a batch as it is sent."""
+    message = kv_pb2.Mutation()
+    if mutation.namespace is not None:
+        message.namespace = mutation.namespace
+    if isinstance(mutation, types.Put):
+        message.put.CopyFrom(kv_pb2.PutMutation(key=mutation.key, value=mutation.value, if_absent=mutation.if_absent))
+        if mutation.if_revision is not None:
+            message.put.if_revision = _unsigned("if_revision", mutation.if_revision)
+    else:
+        _set_target(message.delete, mutation)
+    return message
+
+
+def _entry_found(answer: kv_pb2.GetResponse) -> types.Entry | None:
+    if not answer.HasField("kv"):
+        return None
+    kv = answer.kv
+    return types.Entry(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version)
+
+
+def _write_result(answer: kv_pb2.PutResponse) -> types.WriteResult:
+    return types.WriteResult(answer.header.revision, durability_reached(answer.reached), answer.header.epoch)
+
+
+def _delete_result(answer: kv_pb2.DeleteResponse) -> types.DeleteResult:
+    return types.DeleteResult(answer.deleted, answer.header.revision, durability_reached(answer.reached), answer.header.epoch)
+
+
+def _batch_result(answer: kv_pb2.WriteResponse) -> types.BatchResult:
+    return types.BatchResult(
+        answer.put, answer.deleted, answer.header.revision, durability_reached(answer.reached), answer.header.epoch
+    )
+
+
+def _sync_result(answer: kv_pb2.SyncResponse) -> types.SyncResult:
+    return types.SyncResult(answer.header.revision, durability_reached(answer.reached), answer.header.epoch)
+
+
+def _namespace(row: admin_pb2.Namespace) -> types.Namespace:
+    return types.Namespace(row.name, row.id, row.create_revision)
+
+
+def _status(answer: admin_pb2.StatusResponse) -> types.Status:
+    return types.Status(
+        role=answer.role,
+        node=answer.header.node,
+        cluster_id=answer.header.cluster_id,
+        epoch=answer.header.epoch,
+        epoch_nonce=answer.epoch_nonce,
+        revision=answer.header.revision,
+        assigned_revision=answer.assigned_revision,
+        applied_revision=answer.applied_revision,
+        durable_revision=answer.durable_revision,
+        visible_revision=answer.visible_revision,
+        oldest_readable_revision=answer.oldest_readable_revision,
+        chain=answer.chain,
+        keys=answer.keys,
+        memory_bytes=answer.memory_bytes,
+        wal_segments=answer.wal_segments,
+        wal_bytes=answer.wal_bytes,
+        uptime_ms=answer.uptime_ms,
+        server_version=answer.server_version,
+        format_version=answer.format_version,
+        warnings=tuple(answer.warnings),
+    )

@@ -1,0 +1,285 @@
+"""Every error that the clients raise, and the one place where an answer of the server becomes one.
+
+    KvClientError
+    ├── InvalidRequestError      the same request will always be refused
+    │   ├── UnknownNamespace
+    │   └── NamespaceExists
+    ├── ConditionFailed          nothing was changed; carries the key's newest mod_revision
+    ├── RevisionError            the revision or position asked for cannot be served
+    │   ├── FutureRevision
+    │   ├── Compacted
+    │   └── HistoryLost
+    ├── NotWritten               certainly not written; may be tried again
+    ├── OutcomeUnknown           may or may not have been written
+    ├── Timeout                  a read or a wait ran out of time; nothing was changed
+    ├── Unavailable              no serving node took the request; nothing was changed
+    ├── ServerError              a fault in the server
+    │   └── Corruption
+    └── ClientClosed             the client was used after it was closed
+
+What a failed *write* means is the point of this module. Only two things prove that a write did not happen: a server
+that says so, by its stable code, or a request that was never handed to the transport. Everything else (a deadline that
+passed here, a connection that broke, a status without details) may come from a write that is on disk, and is
+OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from kvproto.v1 import errors_pb2
+
+DETAILS_KEY = "grpc-status-details-bin"
+ERROR_DOMAIN = "kvserver"
+
+
+class KvClientError(Exception):
+    """Base of everything that the clients raise on purpose.
+
+    ``code`` is stable and for programs (a name of ``kvproto.v1.ErrorCode``, or ``UNAVAILABLE``, ``CLIENT_CLOSED``,
+    ``UNEXPECTED_STATUS`` where the server did not name one), ``message`` is for people, ``hint`` says what to do next
+    and may be empty. ``details`` holds what else the server sent along; ``from_server`` tells whether the error is the
+    server's own word or the client's conclusion.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        details: Mapping[str, str] | None = None,
+        from_server: bool = False,
+    ) -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.details: dict[str, str] = dict(details or {})
+        self.from_server = from_server
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
+
+class InvalidRequestError(KvClientError):
+    """The request breaks a rule of the contract; the same request will always be refused."""
+
+
+class UnknownNamespace(InvalidRequestError):
+    """No namespace of this name exists."""
+
+
+class NamespaceExists(InvalidRequestError):
+    """A namespace of this name exists already."""
+
+
+class ConditionFailed(KvClientError):
+    """A condition (``if_absent``, ``if_revision``) did not hold; nothing was changed."""
+
+    @property
+    def mod_revision(self) -> int:
+        """The newest ``mod_revision`` of the key that failed; 0 where it does not exist."""
+        text = self.details.get("mod_revision", "")
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+
+class RevisionError(KvClientError):
+    """The revision or position asked for cannot be served by this node."""
+
+
+class FutureRevision(RevisionError):
+    """The revision asked for is above the newest one that the node shows."""
+
+
+class Compacted(RevisionError):
+    """The revision asked for lies before the oldest readable one."""
+
+
+class HistoryLost(RevisionError):
+    """What the client has seen is not part of the node's history (for instance a MEMORY write that a crash took back).
+
+    Every read of this client is refused from now on, until ``forget_session`` is called.
+    """
+
+
+class NotWritten(KvClientError):
+    """The write was refused before it was given a revision: it is certain that it was not written."""
+
+
+class OutcomeUnknown(KvClientError):
+    """The write may or may not have been kept; read the key, or repeat what may happen twice."""
+
+
+class Timeout(KvClientError):
+    """A read or a wait ran out of time; nothing was changed."""
+
+
+class Unavailable(KvClientError):
+    """No serving node took the request; nothing was changed."""
+
+
+class ServerError(KvClientError):
+    """A fault in the server; its log has the details."""
+
+
+class Corruption(ServerError):
+    """What the server has on disk is damaged; the message names the file and the offset."""
+
+
+class ClientClosed(KvClientError):
+    """The client was used after it was closed; nothing was sent."""
+
+    def __init__(self, code: str = "CLIENT_CLOSED", message: str = "the client is closed", hint: str = "") -> None:
+        super().__init__(code, message, hint)
+
+
+_CLASS_OF: dict[str, type[KvClientError]] = {
+    "EMPTY_KEY": InvalidRequestError,
+    "KEY_TOO_LARGE": InvalidRequestError,
+    "VALUE_TOO_LARGE": InvalidRequestError,
+    "COMMIT_TOO_LARGE": InvalidRequestError,
+    "FRAME_TOO_LARGE": InvalidRequestError,
+    "INVERTED_RANGE": InvalidRequestError,
+    "INVALID_FIELD": InvalidRequestError,
+    "DUPLICATE_KEY": InvalidRequestError,
+    "RANGE_TOO_LARGE": InvalidRequestError,
+    "UNKNOWN_NAMESPACE": UnknownNamespace,
+    "NAMESPACE_EXISTS": NamespaceExists,
+    "INVALID_NAMESPACE_NAME": InvalidRequestError,
+    "CONDITION_FAILED": ConditionFailed,
+    "FUTURE_REVISION": FutureRevision,
+    "COMPACTED": Compacted,
+    "HISTORY_LOST": HistoryLost,
+    "NOT_WRITTEN": NotWritten,
+    "OUTCOME_UNKNOWN": OutcomeUnknown,
+    "DEADLINE": Timeout,
+    "OVERLOADED": NotWritten,
+    "DISK_FULL": NotWritten,
+    "MEMORY_FULL": NotWritten,
+    "LOG_FAILED": ServerError,
+    "NOT_SERVING": Unavailable,
+    "CORRUPTION": Corruption,
+    "INTERNAL": ServerError,
+}
+"""The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
+
+_READ_HINT = "read the key to learn what happened; repeat only what may happen twice"
+_UNAVAILABLE_HINT = "is a server running there? start one with: kvserver serve --data-dir DIR --listen {endpoint}"
+
+
+class RpcFailure(Protocol):
+    """What the errors of both gRPC stacks have in common."""
+
+    def code(self) -> Any:
+        """Return the gRPC status, an enum."""
+
+    def details(self) -> Any:
+        """Return the status's text."""
+
+    def trailing_metadata(self) -> Any:
+        """Return the pairs sent behind the answer, or None."""
+
+
+class _ServerWord(NamedTuple):
+    """What a server said about an error, by its own rules."""
+
+    code: str
+    message: str
+    metadata: dict[str, str]
+
+
+def error_class(code: str, *, writes: bool) -> type[KvClientError]:
+    """Return the class for a code that the server named.
+
+    A fault, or a code that this client does not know, leaves a write's outcome open: it may have been met after the
+    write was given its revision.
+    """
+    known = _CLASS_OF.get(code, ServerError)
+    return OutcomeUnknown if writes and issubclass(known, ServerError) else known
+
+
+def from_failure(code: int, message: str, mod_revision: int) -> KvClientError:
+    """Make the error of one failed write inside a Pipeline answer."""
+    known = code in errors_pb2.ErrorCode.values()
+    name = errors_pb2.ErrorCode.Name(code) if known else f"ERROR_CODE_{code}"  # type: ignore[arg-type]
+    details = {"mod_revision": str(mod_revision)} if name == "CONDITION_FAILED" else {}
+    return error_class(name, writes=True)(name, message, details=details, from_server=True)
+
+
+def from_rpc(failure: RpcFailure, *, writes: bool, endpoint: str) -> KvClientError:
+    """Make the error of a failed call: by the server's own word where there is one, else by what the status proves."""
+    status = failure.code().name
+    text = failure.details() or ""
+    word = _server_word(failure.trailing_metadata())
+    if word is None:
+        return _from_bare_status(status, text, writes=writes, endpoint=endpoint)
+    hint = word.metadata.pop("hint", "")
+    kind = error_class(word.code, writes=writes)
+    if word.code not in _CLASS_OF and status == "INVALID_ARGUMENT":
+        kind = InvalidRequestError  # a rule that a newer server has; the status says that nothing was carried out
+    return kind(word.code, word.message or text, hint, details=word.metadata, from_server=True)
+
+
+def unreachable(endpoint: str, why: str) -> Unavailable:
+    """Make the error of a request that was never handed to the transport: it is certain that nothing was changed."""
+    return Unavailable("UNAVAILABLE", f"cannot connect to {endpoint}: {why}", _UNAVAILABLE_HINT.format(endpoint=endpoint))
+
+
+def outcome_unknown(why: str) -> OutcomeUnknown:
+    """Make the error of a write that was handed to the transport and then lost from sight."""
+    return OutcomeUnknown("OUTCOME_UNKNOWN", f"the write may or may not have been kept: {why}", _READ_HINT)
+
+
+def cut_off(endpoint: str, *, writes: bool) -> KvClientError:
+    """Make the error of a call that was under way when its client was closed."""
+    return _from_bare_status("CANCELLED", "the client was closed", writes=writes, endpoint=endpoint)
+
+
+def _server_word(metadata: Iterable[tuple[str, str | bytes]] | None) -> _ServerWord | None:
+    """Find the server's stable code in the trailing metadata; None where it is missing or not ours."""
+    for key, blob in metadata or ():
+        if key != DETAILS_KEY or not isinstance(blob, bytes):
+            continue
+        try:
+            status = status_pb2.Status.FromString(blob)
+            for detail in status.details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == ERROR_DOMAIN and info.reason:
+                    return _ServerWord(info.reason, status.message, dict(info.metadata))
+        except DecodeError:
+            return None
+    return None
+
+
+def _from_bare_status(status: str, text: str, *, writes: bool, endpoint: str) -> KvClientError:
+    """Judge a status that came without the server's own word (from the transport, or from something in between)."""
+    if status == "UNIMPLEMENTED":  # the method does not exist there, so nothing was carried out
+        return ServerError(
+            "UNEXPECTED_STATUS",
+            f"{endpoint} does not know this call: {text}",
+            "is it a kvserver, and not an older one? see its version with: kvctl status",
+        )
+    if writes:
+        return outcome_unknown(_sentence(status, text, endpoint))
+    message = _sentence(status, text, endpoint)
+    if status == "DEADLINE_EXCEEDED":
+        return Timeout("DEADLINE", message, "allow more time (timeout_s, or kvctl --timeout)")
+    if status in ("UNAVAILABLE", "CANCELLED"):
+        return Unavailable("UNAVAILABLE", message, _UNAVAILABLE_HINT.format(endpoint=endpoint))
+    return ServerError("UNEXPECTED_STATUS", message)
+
+
+def _sentence(status: str, text: str, endpoint: str) -> str:
+    """Say in words what a bare status reports."""
+    said = f" ({text})" if text else ""
+    if status == "DEADLINE_EXCEEDED":
+        return f"{endpoint} did not answer in time"
+    if status == "UNAVAILABLE":
+        return f"the connection to {endpoint} is broken{said}"
+    if status == "CANCELLED":
+        return f"the call to {endpoint} was cancelled{said}"
+    return f"{endpoint} answered with the status {status}{said}"

@@ -1,0 +1,69 @@
+"""What can be set, floor by floor: frozen values with defaults, checked when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kvserver.base.limits import KIB, MAX_GROUP_BYTES, MAX_LOG_FRAME_BYTES, MIB
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WalOptions:
+    """How the log is cut into segments and groups, and how much of its space is made ready ahead of need."""
+
+    segment_bytes: int = 64 * MIB
+    seal_age_ms: int = 60_000
+    """A segment that holds commits is sealed at this age; 0: never by age."""
+    max_group_bytes: int = MAX_GROUP_BYTES
+    max_frame_bytes: int = MAX_LOG_FRAME_BYTES
+    ahead_bytes: int = 8 * MIB
+    """Zero-filled and synced before it is needed, in the open segment and in the next one."""
+    fill_step_bytes: int = 1 * MIB
+    idle_mark_ms: int = 100
+    """After this much idleness an empty frame carries the durable revision forward."""
+    space_retry_ms: int = 1_000
+    """How long to wait before space that could not be had is asked for again."""
+    grouping: bool = True
+    """Off: every submission gets a sync of its own; for comparison only."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit together with ValueError."""
+        _require(self.max_group_bytes <= self.max_frame_bytes, "max_group_bytes must not exceed max_frame_bytes")
+        _require(self.ahead_bytes >= self.max_frame_bytes + 16 * KIB, "ahead_bytes must exceed a frame by 16 KiB")
+        _require(self.segment_bytes >= self.ahead_bytes, "segment_bytes must be at least ahead_bytes")
+        _require(self.segment_bytes < 1 << 32, "segment_bytes must stay below 4 GiB")
+        _require(self.fill_step_bytes >= 4 * KIB, "fill_step_bytes must be at least 4 KiB")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """How much may be under way before a write waits, and before it is refused."""
+
+    max_unwritten_bytes: int = 6 * MIB
+    """Encoded bytes handed to the log and not yet durable; above it submissions wait in line."""
+    max_waiting: int = 20_000
+    """Submissions in that line; above it they are refused."""
+    max_waiting_bytes: int = 64 * MIB
+    memory_limit_bytes: int = 8 * 1024 * MIB
+    """What keys, values and their bookkeeping may occupy; above it writes are refused. 0: no limit."""
+    overlap: bool = True
+    """Off: nothing is evaluated or inserted while a sync is under way; for comparison only."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit together with ValueError."""
+        _require(self.max_unwritten_bytes >= MAX_LOG_FRAME_BYTES, "max_unwritten_bytes must hold one frame")
+        _require(self.max_waiting >= 1, "max_waiting must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Everything that the database is opened with."""
+
+    wal: WalOptions = dataclasses.field(default_factory=WalOptions)
+    pipeline: PipelineOptions = dataclasses.field(default_factory=PipelineOptions)
+    node_name: str = "node"

@@ -1,0 +1,33 @@
+"""Small files of one JSON object, readable by people and checked by machines: identity, claims, branch records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kvserver.base.coding import crc32c
+from kvserver.base.errors import Corruption
+
+_CRC = "crc32c"
+
+
+def encode_record(fields: dict[str, Any]) -> bytes:
+    """Return the file's content: the fields and a checksum over them."""
+    crc = crc32c(0, _canonical(fields))
+    return json.dumps({**fields, _CRC: f"{crc:08x}"}, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def decode_record(path: Path, data: bytes) -> dict[str, Any]:
+    """Return the fields of a file's content. Raises Corruption."""
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise Corruption(path, 0, f"it is not a JSON object: {error}") from error
+    if not isinstance(fields, dict) or fields.pop(_CRC, None) != f"{crc32c(0, _canonical(fields)):08x}":
+        raise Corruption(path, 0, "the checksum does not match the fields")
+    return fields
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

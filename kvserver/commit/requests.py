@@ -1,0 +1,119 @@
+"""What the pipeline is asked to do and what it answers, as values. They are valid when they get here: services check limits."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, TypeAlias
+
+from kvserver.base.limits import MAX_COMMIT_BYTES
+from kvserver.base.types import Version
+from kvserver.storage.ranges import KeySpan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Put:
+    """Put one key; ``if_revision`` None: always, 0: only if it does not exist, n: only if commit n wrote its newest version."""
+
+    namespace: int
+    key: bytes
+    value: bytes
+    if_revision: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete one key, if it exists."""
+
+    namespace: int
+    key: bytes
+    if_revision: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeleteSpan:
+    """Delete all keys of a span."""
+
+    namespace: int
+    span: KeySpan
+
+
+Mutation: TypeAlias = Put | Delete | DeleteSpan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Carry out several mutations in one commit; conditions and spans see the state before it."""
+
+    mutations: list[Mutation]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CreateNamespace:
+    """Add a namespace to the catalogue."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PutRun:
+    """Many commits of one unconditional put each; the columns have equal length."""
+
+    namespace: int
+    keys: list[bytes]
+    values: list[bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReadRun:
+    """Many reads of the newest state; the answer waits for what they show."""
+
+    namespace: int
+    keys: list[bytes]
+
+
+Single: TypeAlias = Put | Delete | DeleteSpan | Batch | CreateNamespace
+Request: TypeAlias = Single | PutRun | ReadRun
+
+
+class Committed(NamedTuple):
+    """What became of one write: its commit's revision, 0 where there was nothing to do."""
+
+    revision: int
+    depends_on: int
+    """The revision itself or, without a commit, the one that shows that there was nothing to do."""
+    put: int
+    deleted: int
+    namespace_id: int = 0
+
+
+class RunDone(NamedTuple):
+    """The revisions of a run of puts."""
+
+    first_revision: int
+    commits: int
+
+
+class Found(NamedTuple):
+    """What a run of reads found, one entry for each key."""
+
+    versions: list[Version | None]
+    depends_on: int
+
+
+def size_bytes(request: Request) -> int:
+    """Return an upper bound of the bytes that the request's commits take in the log, frame headers left out."""
+    match request:
+        case PutRun():
+            return sum(map(len, request.keys)) + sum(map(len, request.values)) + 20 * len(request.keys)
+        case Put():
+            return len(request.key) + len(request.value) + 64
+        case Delete():
+            return len(request.key) + 64
+        case DeleteSpan():
+            return MAX_COMMIT_BYTES
+        case Batch():
+            return min(sum(map(size_bytes, request.mutations)), MAX_COMMIT_BYTES) + 64
+        case CreateNamespace():
+            return 1024
+        case ReadRun():
+            return 0

@@ -1,0 +1,1 @@
+"""The database: open, recover, write, read, close."""

@@ -1,0 +1,37 @@
+"""The node's epoch history: which positions are part of it."""
+
+from __future__ import annotations
+
+from kvserver.base.errors import Code, RevisionError
+from kvserver.base.types import Epoch, Position
+
+
+class EpochHistory:
+    """Each epoch with the position at which it began, oldest first."""
+
+    def __init__(self, epochs: list[tuple[Epoch, Position]]) -> None:
+        self._epochs = epochs
+
+    @property
+    def current(self) -> Epoch:
+        """Return the newest epoch."""
+        return self._epochs[-1][0]
+
+    def require(self, epoch_number: int, revision: int) -> None:
+        """Raise RevisionError (HISTORY_LOST) unless (epoch, revision) is part of this history."""
+        for index, (epoch, _) in enumerate(self._epochs):
+            if epoch.number == epoch_number:
+                following = self._epochs[index + 1 :]
+                if not following or revision <= following[0][1].revision:
+                    return
+                branch = following[0][1].revision
+                raise _lost(epoch_number, revision, f"epoch {following[0][0].number} follows it from revision {branch} on")
+        raise _lost(epoch_number, revision, f"this node's newest epoch is {self.current.number}")
+
+
+def _lost(epoch_number: int, revision: int, where: str) -> RevisionError:
+    return RevisionError(
+        Code.HISTORY_LOST,
+        f"epoch {epoch_number}, revision {revision} is not part of this node's history: {where}",
+        "what was seen there was lost; read again without the session and decide anew",
+    )

@@ -1,0 +1,144 @@
+"""Opens a data folder, step by step. A crash after any step leaves a folder that the same steps open again.
+
+    1  lock the folder               another process in it is refused
+    2  read or create the identity   a foreign or newer folder is refused; a new one becomes a store
+    3  remove leftovers              future segments that never held a commit
+    4  recover the log               every case by name; what was read back is durable before step 5
+    5  claim the next epoch          in the register, once; the number and nonce are ours alone
+    6  record its branch             where in history it begins
+    7  create its first segment      from here on commits can be written
+
+Step 4 before 5: a folder that cannot be recovered claims nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from kvserver.base import failpoints
+from kvserver.base.environment import Environment
+from kvserver.base.errors import Corruption, OpenRefused
+from kvserver.base.events import EpochBegun, Listener, LogRecovered, StoreCreated
+from kvserver.base.fs import Lock
+from kvserver.base.options import EngineOptions
+from kvserver.base.paths import DataPaths
+from kvserver.base.register import Register
+from kvserver.base.types import Epoch, Identity, Position
+from kvserver.commit.state import State
+from kvserver.engine.epochs import EpochHistory
+from kvserver.engine.identity import create_identity, read_identity
+from kvserver.wal.log import LogWriter
+from kvserver.wal.recovery import RecoveredLog, recover
+from kvserver.wal.space import LogSpace
+
+
+@dataclasses.dataclass(slots=True)
+class Opened:
+    """Everything that opening a folder yields."""
+
+    lock: Lock
+    identity: Identity
+    state: State
+    position: Position
+    history: EpochHistory
+    log: LogWriter
+    space: LogSpace
+
+
+def open_folder(
+    env: Environment,
+    paths: DataPaths,
+    options: EngineOptions,
+    register: Callable[[DataPaths], Register],
+    register_kind: str,
+    listener: Listener,
+) -> Opened:
+    """Carry out the steps. Raises OpenRefused, Corruption, OSError."""
+    lock = _lock(env, paths)
+    try:
+        failpoints.hit("engine.open.after_lock")
+        identity = _identify(env, paths, options.node_name, register_kind, listener)
+        failpoints.hit("engine.open.after_identity")
+        env.fs.make_dir(paths.wal)
+        space = LogSpace(env.fs, paths, options.wal, listener)
+        space.remove_leftovers()
+        epochs = register(paths)
+        state = State()
+        recovered = _recover(env, paths, identity, epochs, state, listener)
+        failpoints.hit("engine.open.after_recover")
+        epoch = _claim(env, identity, epochs, recovered)
+        failpoints.hit("engine.open.after_claim")
+        epochs.record_branch(epoch, recovered.position)
+        log = LogWriter(env.fs, paths, env.clock, options.wal, space, env.random_id, listener)
+        log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
+        failpoints.hit("engine.open.after_first_segment")
+        listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
+        history = EpochHistory([*recovered.epochs, (epoch, recovered.position)])
+        return Opened(lock, identity, state, log.position, history, log, space)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _lock(env: Environment, paths: DataPaths) -> Lock:
+    try:
+        env.fs.make_dir(paths.root)
+        return env.fs.lock(paths.lock)
+    except BlockingIOError as error:
+        raise OpenRefused(
+            f"{paths.root} is in use by another process",
+            "stop the other server, or name another folder with --data-dir",
+        ) from error
+    except OSError as error:
+        raise OpenRefused(
+            f"{paths.root} cannot be used: {error.strerror or error}",
+            "name a folder that this user may create and write with --data-dir",
+        ) from error
+
+
+def _identify(env: Environment, paths: DataPaths, node_name: str, register_kind: str, listener: Listener) -> Identity:
+    identity = read_identity(env, paths)
+    if identity is None:
+        identity = create_identity(env, paths, node_name, register_kind)
+        listener(StoreCreated(str(paths.root), identity.cluster_id.hex()))
+    if identity.register != register_kind:
+        raise OpenRefused(
+            f"{paths.root} claims its epochs in a register of kind {identity.register!r}, not {register_kind!r}",
+            "start the server with the register that the folder was created with",
+        )
+    return identity
+
+
+def _recover(
+    env: Environment, paths: DataPaths, identity: Identity, register: Register, state: State, listener: Listener
+) -> RecoveredLog:
+    begin = env.clock.monotonic()
+    commits = 0
+
+    def apply(first_revision: int, count: int, payload: bytes) -> None:
+        nonlocal commits
+        commits += count
+        state.replay_group(first_revision, count, payload)
+
+    branches = [record.branch for record in register.records() if record.branch is not None]
+    known = branches[-1] if branches else None
+    recovered = recover(env.fs, paths, identity.cluster_id, known, apply, listener)
+    seconds = env.clock.monotonic() - begin
+    listener(
+        LogRecovered(len(recovered.segments), commits, recovered.position.revision, recovered.bytes_read, seconds),
+    )
+    return recovered
+
+
+def _claim(env: Environment, identity: Identity, register: Register, recovered: RecoveredLog) -> Epoch:
+    """Claim the number above every one that the register or the log has seen."""
+    records = register.records()
+    claimed = records[-1].epoch.number if records else 0
+    for epoch, _ in recovered.epochs:
+        held = [record.epoch for record in records if record.epoch.number == epoch.number]
+        if held and held[0] != epoch:
+            raise Corruption("register", 0, f"epoch {epoch.number} has another nonce in the log than in the register")
+    epoch = Epoch(max(claimed, recovered.position.epoch.number) + 1, env.random_id())
+    register.claim(epoch, identity.node_id, env.clock.now_ms())
+    return epoch

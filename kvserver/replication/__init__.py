@@ -1,0 +1,1 @@
+"""Epochs and, later, shipping, replay and roles. No grpc here."""

@@ -1,0 +1,1 @@
+"""What the node holds in memory (and, later, in tables), readable at a revision."""

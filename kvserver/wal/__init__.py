@@ -1,0 +1,1 @@
+"""The log: frame and segment format, writer, group commit, reader, recovery."""

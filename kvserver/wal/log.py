@@ -1,0 +1,134 @@
+"""The log of a primary: the open segment, when to end it, and what comes next. No threads of its own but the space keeper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvserver.base.clock import Clock
+from kvserver.base.events import Listener, SegmentSealed, ignore
+from kvserver.base.fs import FileSystem
+from kvserver.base.options import WalOptions
+from kvserver.base.paths import DataPaths
+from kvserver.base.types import Epoch, Position
+from kvserver.wal import format as fmt
+from kvserver.wal.segment import SegmentInfo, SegmentWriter, create_segment
+from kvserver.wal.space import SEGMENT_RESERVE, LogSpace
+
+
+class LogWriter:
+    """Writes groups, marks and seals, one after the other, each durable on return.
+
+    Used by one thread at a time. After an OSError or ``SyncFailed`` it must not be used again: what reached the disk is
+    unknown, and a sync that failed once may succeed without having written anything.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        paths: DataPaths,
+        clock: Clock,
+        options: WalOptions,
+        space: LogSpace,
+        new_segment_id: Callable[[], int],
+        listener: Listener = ignore,
+    ) -> None:
+        self._fs = fs
+        self._paths = paths
+        self._clock = clock
+        self._options = options
+        self._space = space
+        self._new_segment_id = new_segment_id
+        self._listener = listener
+        self._segment: SegmentWriter | None = None
+        self._time_ms = 0
+        self.sealed: list[SegmentInfo] = []
+        """The segments before the open one, oldest first."""
+        self.syncs = 0
+        self.bytes_written = 0
+
+    def begin_epoch(self, cluster_id: bytes, epoch: Epoch, branch: Position, sealed: list[SegmentInfo], time_ms: int) -> None:
+        """Create the epoch's first segment behind what was recovered. Raises OSError."""
+        self.sealed = list(sealed)
+        self._time_ms = time_ms
+        header = fmt.SegmentHeader(
+            cluster_id=cluster_id,
+            segment_id=self._new_segment_id(),
+            epoch=epoch,
+            branch=branch,
+            first_revision=branch.revision + 1,
+            created_ms=self._now(),
+            previous_segment_id=sealed[-1].header.segment_id if sealed else 0,
+            previous=branch,
+        )
+        self._segment = create_segment(self._fs, self._paths, self._space.take_next(), header)
+
+    @property
+    def segment(self) -> SegmentWriter:
+        """Return the open segment."""
+        assert self._segment is not None, "begin_epoch comes first"
+        return self._segment
+
+    @property
+    def position(self) -> Position:
+        """Return the durable end of the log."""
+        return self.segment.position
+
+    def total_bytes(self) -> int:
+        """Return the bytes of all segments, the open one as far as it is written."""
+        return sum(info.length_bytes for info in self.sealed) + self.segment.offset
+
+    def write_group(self, count: int, payload: bytes) -> None:
+        """Make the next ``count`` commits durable. Raises OSError or SyncFailed."""
+        self._append(fmt.GROUP, count, payload)
+
+    def write_mark(self) -> None:
+        """Carry the durable revision forward in an empty frame, unless the log ends with one or holds nothing yet."""
+        if self.segment.groups and not self.segment.ends_with_mark:
+            self._append(fmt.MARK, 0, b"")
+
+    def may_seal(self) -> bool:
+        """Say whether the open segment holds commits, has reached the age at which it is sealed, and another is ready."""
+        age = self._options.seal_age_ms
+        old = bool(age and self.segment.groups and self._clock.now_ms() - self.segment.header.created_ms >= age)
+        return old and self._space.has_next()
+
+    def rotate(self) -> None:
+        """Seal the open segment and open the next one. Raises OSError or SyncFailed."""
+        old = self.segment
+        prepared = self._space.take_next()
+        old.seal(self._now())
+        self.sealed.append(old.info())
+        self._listener(SegmentSealed(old.path.name, old.revision, old.offset))
+        header = old.header._replace(
+            segment_id=self._new_segment_id(),
+            first_revision=old.revision + 1,
+            created_ms=self._now(),
+            previous_segment_id=old.header.segment_id,
+            previous=old.position,
+        )
+        self._segment = create_segment(self._fs, self._paths, prepared, header)
+
+    def close(self) -> None:
+        """Write a last mark, seal the open segment and close it. Raises OSError."""
+        self.write_mark()
+        self.segment.seal(self._now())
+        self._listener(SegmentSealed(self.segment.path.name, self.segment.revision, self.segment.offset))
+
+    def abandon(self) -> None:
+        """Close the files as they are, after a failure."""
+        if self._segment is not None:
+            self._segment.close()
+
+    def _append(self, kind: bytes, count: int, payload: bytes) -> None:
+        length = fmt.FRAME_HEADER_LENGTH + fmt.padded(len(payload))
+        if self.segment.offset + length > self._options.segment_bytes - SEGMENT_RESERVE or not self._space.await_ready(self.segment.offset + length):
+            self.rotate()
+        self.segment.append(kind, count, payload, self._now())
+        self.syncs += 1
+        self.bytes_written += length
+        self._space.advance(self.segment.offset)
+
+    def _now(self) -> int:
+        """Return the time for a frame; it never goes back within the log, whatever the clock does."""
+        self._time_ms = max(self._time_ms, self._clock.now_ms())
+        return self._time_ms

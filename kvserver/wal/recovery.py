@@ -1,0 +1,213 @@
+"""Reads the log back at open: every case by name, one decision for each, and nothing shown before it is durable.
+
+What a segment looks like is put into one of the cases of ``Case``; ``DECISIONS`` says what is done. The table, with how a
+crash leads to each case, stands in ``docs/durability.md``, and the tests walk it.
+
+Two rules carry the rest. Only a later frame is proof that a bad place was once durable: then it is damage and the node
+refuses; without such proof it is the group that was being written when the machine stopped, and is cut, kept and reported.
+And what was read back is not durable yet: after ``kill -9`` it may live in the page cache alone, and after a failed sync its
+pages may be marked clean, so everything unproven is written again before the sync.
+
+The form, a decision table over what is seen, follows TigerBeetle's journal recovery (tigerbeetle/tigerbeetle,
+``src/vsr/journal.zig``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from pathlib import Path
+
+from kvserver.base import failpoints
+from kvserver.base.errors import Corruption
+from kvserver.base.events import Listener, TornTailCut, ignore
+from kvserver.base.fs import FileSystem, opened, read_file, write_new_file
+from kvserver.base.paths import DataPaths, SegmentName, parse_segment
+from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, Position
+from kvserver.wal import format as fmt
+from kvserver.wal.reader import End, SegmentReader
+from kvserver.wal.segment import SegmentInfo, SegmentWriter
+
+Apply = Callable[[int, int, bytes], None]
+"""``apply(first_revision, count, payload)`` for each group in order; a ValueError becomes Corruption at its frame."""
+
+
+class Case(enum.Enum):
+    """What a segment's end looks like, and where in the log it lies."""
+
+    SEALED_INSIDE = "a sealed segment with others behind it"
+    UNSEALED_INSIDE = "a segment without a seal although others follow"
+    DAMAGED_INSIDE = "a bad place in a segment although others follow"
+    SEALED_LAST = "the last segment, sealed: the process ended between two segments, or cleanly"
+    OPEN_LAST = "the last segment ends with a good frame and space"
+    TORN_LAST = "a bad place at the end of the last segment that nothing proves to have been durable"
+    PROVEN_LAST = "a bad place in the last segment that a later frame proves to have been durable"
+    TRAILING = "something behind a seal"
+
+
+class Decision(enum.Enum):
+    """What is done about a case."""
+
+    KEEP = "leave it as it is"
+    SECURE = "write what is unproven again, sync, and seal if it is not sealed"
+    CUT = "keep the bad end aside, cut it, then as SECURE"
+    REFUSE = "refuse to open: CORRUPTION"
+
+
+DECISIONS = {
+    Case.SEALED_INSIDE: Decision.KEEP,
+    Case.UNSEALED_INSIDE: Decision.REFUSE,
+    Case.DAMAGED_INSIDE: Decision.REFUSE,
+    Case.SEALED_LAST: Decision.SECURE,
+    Case.OPEN_LAST: Decision.SECURE,
+    Case.TORN_LAST: Decision.CUT,
+    Case.PROVEN_LAST: Decision.REFUSE,
+    Case.TRAILING: Decision.REFUSE,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecoveredLog:
+    """What the log held, all of it durable now."""
+
+    position: Position
+    segments: list[SegmentInfo]
+    epochs: list[tuple[Epoch, Position]]
+    """Each epoch with the position at which it began, oldest first."""
+    time_ms: int
+    """The highest time in any frame."""
+    bytes_read: int
+
+
+def list_segments(fs: FileSystem, paths: DataPaths) -> list[SegmentName]:
+    """Return the names of the segments in a data folder, oldest first."""
+    names = (parse_segment(name) for name in fs.list_dir(paths.wal))
+    return sorted(name for name in names if name is not None)
+
+
+def classify(reader: SegmentReader, is_last: bool) -> Case:
+    """Return the case of a segment whose frames were read to their end."""
+    if reader.end is End.TRAILING:
+        return Case.TRAILING
+    if reader.end is End.SEALED:
+        return Case.SEALED_LAST if is_last else Case.SEALED_INSIDE
+    if not is_last:
+        return Case.DAMAGED_INSIDE if reader.end is End.BAD else Case.UNSEALED_INSIDE
+    if reader.end is End.OPEN:
+        return Case.OPEN_LAST
+    later = reader.find_later_frame(reader.offset)
+    proven = later is not None and later.durable_length > reader.offset
+    return Case.PROVEN_LAST if proven else Case.TORN_LAST
+
+
+def recover(
+    fs: FileSystem,
+    paths: DataPaths,
+    cluster_id: bytes,
+    known: Position | None,
+    apply: Apply,
+    listener: Listener = ignore,
+) -> RecoveredLog:
+    """Read the whole log, hand every group to ``apply``, make all of it durable, and seal the last segment.
+
+    ``known`` is the newest position that something else than the log (the register) knows to have been durable.
+    Raises Corruption; OSError where the disk does not do what it is asked.
+    """
+    names = list_segments(fs, paths)
+    end = Position(NO_EPOCH, CREATION_REVISION, fmt.creation_chain(cluster_id))
+    segments: list[SegmentInfo] = []
+    epochs: list[tuple[Epoch, Position]] = []
+    time_ms = bytes_read = 0
+    for index, name in enumerate(names):
+        reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
+        _check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
+        if reader.header.epoch != end.epoch:
+            epochs.append((reader.header.epoch, end))
+        _replay(reader, apply)
+        case = classify(reader, is_last=index == len(names) - 1)
+        _carry_out(fs, paths, reader, case, listener)
+        end = reader.position
+        time_ms = max(time_ms, reader.time_ms)
+        bytes_read += reader.offset
+        segments.append(SegmentInfo(name, reader.path, reader.header, end, reader.offset))
+    if known is not None and known.revision > end.revision:
+        last = paths.segment(names[-1]) if names else paths.wal
+        raise Corruption(
+            last,
+            0,
+            f"the log ends at revision {end.revision}, but revision {known.revision} was durable; segments are missing",
+        )
+    return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
+
+
+def _check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:
+    """Check that a segment is this store's and continues exactly where the one before it ended. Raises Corruption."""
+    header = reader.header
+    if header.cluster_id != cluster_id:
+        raise Corruption(reader.path, 0, f"the segment belongs to another cluster ({header.cluster_id.hex()})")
+    if SegmentName(header.epoch.number, header.first_revision) != name:
+        raise Corruption(reader.path, 0, "the segment's header does not fit its name")
+    before_id = before.header.segment_id if before is not None else 0
+    if header.first_revision != end.revision + 1 or header.previous != end or header.previous_segment_id != before_id:
+        raise Corruption(
+            reader.path,
+            0,
+            f"the segment follows revision {header.previous.revision}, but the log before it ends at {end.revision}; "
+            "a segment is missing or from another history",
+        )
+    if header.epoch != end.epoch and (header.branch != end or header.epoch.number <= end.epoch.number):
+        raise Corruption(reader.path, 0, "the segment's epoch does not continue the one before it")
+
+
+def _replay(reader: SegmentReader, apply: Apply) -> None:
+    for frame in reader.frames():
+        if frame.header.kind == fmt.GROUP:
+            try:
+                apply(frame.header.first_revision, frame.header.commits, frame.payload)
+            except ValueError as error:
+                raise Corruption(reader.path, frame.offset, str(error)) from error
+
+
+def _carry_out(fs: FileSystem, paths: DataPaths, reader: SegmentReader, case: Case, listener: Listener) -> None:
+    decision = DECISIONS[case]
+    if decision is Decision.REFUSE:
+        raise Corruption(reader.path, reader.offset, case.value)
+    if decision is Decision.KEEP:
+        if reader.offset != len(reader.data):
+            raise Corruption(reader.path, reader.offset, "the file does not end with its seal")
+        return
+    if decision is Decision.CUT:
+        _keep_torn_tail(fs, paths, reader, listener)
+    _secure(fs, paths, reader, sealed=case is Case.SEALED_LAST)
+
+
+def _keep_torn_tail(fs: FileSystem, paths: DataPaths, reader: SegmentReader, listener: Listener) -> None:
+    """Copy what is about to be cut into a file of its own, durably, and report it."""
+    kept: Path = paths.torn(reader.path, reader.offset)
+    tail = reader.data[reader.offset :].rstrip(b"\0")
+    if fs.exists(kept):  # an earlier recovery was interrupted between this step and the cut
+        fs.remove(kept)
+    write_new_file(fs, kept, tail)
+    fs.sync_dir(paths.wal)
+    failpoints.hit("wal.recover.after_torn_saved")
+    first, last = reader.bad_revisions()
+    listener(TornTailCut(reader.path.name, reader.offset, len(tail), first, last, kept.name))
+
+
+def _secure(fs: FileSystem, paths: DataPaths, reader: SegmentReader, sealed: bool) -> None:
+    """Make durable what was read, from the last byte that the segment itself proves on; then seal it."""
+    begin = reader.proven_length
+    with opened(fs.open(reader.path, writable=True)) as file:
+        file.truncate(reader.offset)
+        failpoints.hit("wal.recover.after_cut")
+        file.pwrite(reader.data[begin : reader.offset], begin)
+        failpoints.hit("wal.recover.after_rewrite")
+        file.sync()
+        fs.sync_dir(paths.wal)
+        failpoints.hit("wal.recover.after_rewrite_sync")
+        if not sealed:
+            writer = SegmentWriter.resume(reader, file)
+            writer.seal(reader.time_ms)
+            reader.offset = writer.offset
+            failpoints.hit("wal.recover.after_seal")

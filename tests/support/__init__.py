@@ -1,0 +1,1 @@
+"""What tests hand to the floors instead of the real disk and the real clock."""

@@ -1,0 +1,355 @@
+"""A small gRPC server with the real contract and a dict behind it, for tests of the clients and of kvctl.
+
+It runs on gRPC's threads, not on an event loop, so that tests of asyncio clients have their process's only loop to
+themselves. Faults are asked for by the test: an error in the service's own words (``refuse_next``), a bare status as a
+transport would give it (``abort_next``), an answer held back (``hold``), a connection that breaks (``stop``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from kvproto.v1 import admin_pb2, admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
+
+from support.fake_store import FakeError, FakeStore, wanted_revision
+
+LOCAL = kv_pb2.DURABILITY_LOCAL
+MEMORY = kv_pb2.DURABILITY_MEMORY
+CLUSTER_ID = bytes(range(16))
+
+_STATUS = {
+    "UNKNOWN_NAMESPACE": "NOT_FOUND",
+    "NAMESPACE_EXISTS": "ALREADY_EXISTS",
+    "CONDITION_FAILED": "FAILED_PRECONDITION",
+    "FUTURE_REVISION": "OUT_OF_RANGE",
+    "COMPACTED": "OUT_OF_RANGE",
+    "HISTORY_LOST": "FAILED_PRECONDITION",
+    "NOT_WRITTEN": "ABORTED",
+    "OUTCOME_UNKNOWN": "UNKNOWN",
+    "DEADLINE": "DEADLINE_EXCEEDED",
+    "OVERLOADED": "RESOURCE_EXHAUSTED",
+    "DISK_FULL": "RESOURCE_EXHAUSTED",
+    "MEMORY_FULL": "RESOURCE_EXHAUSTED",
+    "LOG_FAILED": "UNAVAILABLE",
+    "NOT_SERVING": "UNAVAILABLE",
+    "CORRUPTION": "DATA_LOSS",
+    "INTERNAL": "INTERNAL",
+}
+
+
+def details_of(error: FakeError, domain: str = "kvserver") -> bytes:
+    """Return the rich details that a server sends along with an error."""
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=domain, metadata={"hint": error.hint, **error.extra})
+    packed = any_pb2.Any()
+    packed.Pack(info)
+    number = code_pb2.Code.Value(_STATUS.get(error.code, "INVALID_ARGUMENT"))
+    return status_pb2.Status(code=number, message=error.message, details=[packed]).SerializeToString()
+
+
+def abort(context: grpc.ServicerContext, error: FakeError) -> None:
+    """End a call with an error in the service's own words."""
+    context.set_trailing_metadata((("grpc-status-details-bin", details_of(error)),))
+    context.abort(grpc.StatusCode[_STATUS.get(error.code, "INVALID_ARGUMENT")], error.message)
+
+
+class FakeServer:
+    """A node to talk to; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self.store = FakeStore()
+        self.requests: list[tuple[str, Any]] = []
+        self.chunk_keys = 3
+        self.chunk_delay_s = 0.0
+        self.pipeline_breaks_after: int | None = None
+        self.pipeline_failures: dict[bytes, FakeError] = {}
+        self.pipeline_mute = False
+        self.cancelled = threading.Event()
+        self._faults: dict[str, deque[Callable[[grpc.ServicerContext], None]]] = defaultdict(deque)
+        self._held: dict[str, threading.Event] = {}
+        self.entered: dict[str, threading.Event] = defaultdict(threading.Event)
+        self._server: grpc.Server | None = None
+        self.endpoint = ""
+
+    def __enter__(self) -> FakeServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self, port: int = 0) -> None:
+        """Listen on a free port, or on a given one."""
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(16),
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ],
+        )
+        kv_pb2_grpc.add_KVServicer_to_server(_KV(self), self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(_Admin(self), self._server)
+        bound = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.endpoint = f"127.0.0.1:{bound}"
+        self._server.start()
+
+    def stop(self) -> None:
+        """Break every connection, as a process that is killed does."""
+        if self._server is not None:
+            stopped = self._server.stop(0)
+            for event in self._held.values():
+                event.set()
+            stopped.wait()
+            self._server = None
+
+    def refuse_next(self, method: str, code: str, message: str = "refused", hint: str = "", **extra: str) -> None:
+        """Answer the next call of a method with an error in the service's own words."""
+        self._faults[method].append(lambda context: abort(context, FakeError(code, message, hint, **extra)))
+
+    def abort_next(self, method: str, status: str, text: str = "") -> None:
+        """Answer the next call of a method with a bare status."""
+        self._faults[method].append(lambda context: context.abort(grpc.StatusCode[status], text))
+
+    def hold(self, method: str) -> threading.Event:
+        """Hold back the answers of a method, after their effect, until the event returned is set."""
+        self._held[method] = threading.Event()
+        return self._held[method]
+
+    def last(self, method: str) -> Any:
+        """Return the newest request of a method."""
+        return [request for name, request in self.requests if name == method][-1]
+
+    def header(self, revision: int) -> kv_pb2.ResponseHeader:
+        """Return the header of an answer."""
+        return kv_pb2.ResponseHeader(cluster_id=CLUSTER_ID, node="fake", epoch=self.store.epoch, revision=revision)
+
+    def arrive(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
+        """Note a request, and fail it if the test asked for it."""
+        self.requests.append((method, request))
+        if self._faults[method]:
+            self._faults[method].popleft()(context)
+
+    def leave(self, method: str) -> None:
+        """Wait where the test holds answers back."""
+        self.entered[method].set()
+        if method in self._held:
+            self._held[method].wait(30)
+
+
+class _KV(kv_pb2_grpc.KVServicer):
+    def __init__(self, fake: FakeServer) -> None:
+        self.fake = fake
+        self.store = fake.store
+
+    def _unary(self, method: str, request: Any, context: grpc.ServicerContext, carry_out: Callable[[], Any]) -> Any:
+        self.fake.arrive(method, request, context)
+        try:
+            with self.store.lock:
+                answer = carry_out()
+        except FakeError as error:
+            abort(context, error)
+        self.fake.leave(method)
+        return answer
+
+    def Get(self, request: kv_pb2.GetRequest, context: grpc.ServicerContext) -> kv_pb2.GetResponse:
+        def carry_out() -> kv_pb2.GetResponse:
+            self.store.check_namespace(request.namespace)
+            self.store.check_pair(request.key)
+            at = self.store.read_revision(request.revision, request.session)
+            kv = self.store.at(request.namespace, request.key, at)
+            return kv_pb2.GetResponse(header=self.fake.header(at), kv=kv)
+
+        return self._unary("Get", request, context, carry_out)
+
+    def Put(self, request: kv_pb2.PutRequest, context: grpc.ServicerContext) -> kv_pb2.PutResponse:
+        def carry_out() -> kv_pb2.PutResponse:
+            self.store.check_namespace(request.namespace)
+            self.store.check_pair(request.key, request.value)
+            self.store.check_condition(request.namespace, request.key, wanted_revision(request))
+            revision = self.store.commit(request.durability)
+            self.store.write_row(request.namespace, request.key, request.value, revision)
+            return kv_pb2.PutResponse(header=self.fake.header(revision), reached=request.durability or LOCAL)
+
+        return self._unary("Put", request, context, carry_out)
+
+    def Delete(self, request: kv_pb2.DeleteRequest, context: grpc.ServicerContext) -> kv_pb2.DeleteResponse:
+        def carry_out() -> kv_pb2.DeleteResponse:
+            self.store.check_namespace(request.namespace)
+            doomed = self.store.doomed(request.namespace, request)
+            revision = self.store.commit(request.durability) if doomed else self.store.visible
+            for key in doomed:
+                self.store.write_row(request.namespace, key, None, revision)
+            return kv_pb2.DeleteResponse(
+                header=self.fake.header(revision), reached=request.durability or LOCAL, deleted=len(doomed)
+            )
+
+        return self._unary("Delete", request, context, carry_out)
+
+    def Write(self, request: kv_pb2.WriteRequest, context: grpc.ServicerContext) -> kv_pb2.WriteResponse:
+        return self._unary("Write", request, context, lambda: self._write(request))
+
+    def _write(self, request: kv_pb2.WriteRequest) -> kv_pb2.WriteResponse:
+        effects: list[tuple[str, bytes, bytes | None]] = []
+        for mutation in request.mutations:
+            namespace = mutation.namespace if mutation.HasField("namespace") else request.namespace
+            self.store.check_namespace(namespace)
+            if mutation.WhichOneof("kind") == "put":
+                self.store.check_pair(mutation.put.key, mutation.put.value)
+                self.store.check_condition(namespace, mutation.put.key, wanted_revision(mutation.put))
+                effects.append((namespace, mutation.put.key, mutation.put.value))
+            else:
+                effects.extend((namespace, key, None) for key in self.store.doomed(namespace, mutation.delete))
+        if not request.mutations:
+            raise FakeError("INVALID_FIELD", "no mutations")
+        if len({(namespace, key) for namespace, key, _ in effects}) < len(effects):
+            raise FakeError("DUPLICATE_KEY", "one key is named twice")
+        revision = self.store.commit(request.durability)
+        for namespace, key, value in effects:
+            self.store.write_row(namespace, key, value, revision)
+        deleted = sum(value is None for _, _, value in effects)
+        return kv_pb2.WriteResponse(
+            header=self.fake.header(revision),
+            reached=request.durability or LOCAL,
+            put=len(effects) - deleted,
+            deleted=deleted,
+        )
+
+    def Sync(self, request: kv_pb2.SyncRequest, context: grpc.ServicerContext) -> kv_pb2.SyncResponse:
+        def carry_out() -> kv_pb2.SyncResponse:
+            revision = request.revision or self.store.assigned
+            if revision > self.store.assigned:
+                raise FakeError("FUTURE_REVISION", f"revision {revision} is not assigned yet")
+            self.store.visible = max(self.store.visible, revision)
+            return kv_pb2.SyncResponse(header=self.fake.header(revision), reached=LOCAL)
+
+        return self._unary("Sync", request, context, carry_out)
+
+    def Scan(self, request: kv_pb2.ScanRequest, context: grpc.ServicerContext) -> Iterator[kv_pb2.ScanResponse]:
+        context.add_callback(self.fake.cancelled.set)
+        kept = kv_pb2.ScanRequest()
+        kept.CopyFrom(request)
+        self.fake.arrive("Scan", kept, context)
+        try:
+            with self.store.lock:
+                found, at = self._found(request)
+        except FakeError as error:
+            abort(context, error)
+        more = bool(request.limit) and len(found) > request.limit
+        found = found[: request.limit] if request.limit else found
+        self.fake.leave("Scan")
+        sent = [] if request.count_only else found
+        for place in range(0, len(sent), self.fake.chunk_keys):
+            yield kv_pb2.ScanResponse(header=self.fake.header(at), kvs=sent[place : place + self.fake.chunk_keys])
+            time.sleep(self.fake.chunk_delay_s)
+        yield kv_pb2.ScanResponse(header=self.fake.header(at), count=len(found), done=True, more=more)
+
+    def _found(self, request: kv_pb2.ScanRequest) -> tuple[list[kv_pb2.KeyValue], int]:
+        self.store.check_namespace(request.namespace)
+        if request.limit < 0:
+            raise FakeError("INVALID_FIELD", "limit is negative")
+        if request.range.end and request.range.start >= request.range.end:
+            raise FakeError("INVERTED_RANGE", "the start is not below the end")
+        at = self.store.read_revision(request.revision, request.session)
+        by_prefix = request.WhichOneof("keys") == "prefix"
+        start, end = (request.prefix, b"") if by_prefix else (request.range.start, request.range.end)
+        keys = [key for key in self.store.keys(request.namespace, start, end) if key.startswith(request.prefix)]
+        found = [kv for key in keys if (kv := self.store.at(request.namespace, key, at))]
+        if request.keys_only:
+            for kv in found:
+                kv.value = b""
+        return (found[::-1] if request.reverse else found), at
+
+    def Pipeline(
+        self, request_iterator: Iterator[kv_pb2.PipelineRequest], context: grpc.ServicerContext
+    ) -> Iterator[kv_pb2.PipelineResponse]:
+        for number, request in enumerate(request_iterator, 1):
+            self.fake.arrive("Pipeline", request, context)
+            if self.fake.pipeline_mute:
+                continue
+            with self.store.lock:
+                answer = self._frame(request)
+            yield answer
+            if number == self.fake.pipeline_breaks_after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    def _frame(self, request: kv_pb2.PipelineRequest) -> kv_pb2.PipelineResponse:
+        answer = kv_pb2.PipelineResponse(frame_id=request.frame_id, reached=request.durability or LOCAL)
+        if request.namespace not in self.store.namespaces:
+            answer.rejected = True
+            answer.failures.add(index=0, code=errors_pb2.UNKNOWN_NAMESPACE, message="no such namespace")
+            return answer
+        for index, (key, value) in enumerate(zip(request.puts.keys, request.puts.values, strict=True)):
+            try:
+                self.store.check_pair(key, value)
+                if key in self.fake.pipeline_failures:
+                    raise self.fake.pipeline_failures[key]
+            except FakeError as error:
+                answer.failures.add(index=index, code=errors_pb2.ErrorCode.Value(error.code), message=error.message)
+                continue
+            revision = self.store.commit(request.durability)
+            self.store.write_row(request.namespace, key, value, revision)
+            answer.first_revision = answer.first_revision or revision
+            answer.commits += 1
+        answer.header.CopyFrom(self.fake.header(self.store.assigned))
+        return answer
+
+
+class _Admin(admin_pb2_grpc.AdminServicer):
+    def __init__(self, fake: FakeServer) -> None:
+        self.fake = fake
+        self.store = fake.store
+
+    def Status(self, request: admin_pb2.StatusRequest, context: grpc.ServicerContext) -> admin_pb2.StatusResponse:
+        self.fake.arrive("Status", request, context)
+        return admin_pb2.StatusResponse(
+            header=self.fake.header(self.store.visible),
+            role="primary",
+            server_version="0.1.0",
+            format_version=1,
+            assigned_revision=self.store.assigned,
+            applied_revision=self.store.assigned,
+            durable_revision=self.store.visible,
+            visible_revision=self.store.visible,
+            oldest_readable_revision=self.store.oldest_readable,
+            epoch_nonce=2**63 + 5,
+            chain=bytes(16),
+            keys=sum(1 for chain in self.store.rows.values() if chain[-1].value is not None),
+            memory_bytes=123_456,
+            wal_segments=2,
+            wal_bytes=5_000_000,
+            uptime_ms=61_000,
+            warnings=["the disk is 91 % full"],
+        )
+
+    def CreateNamespace(
+        self, request: admin_pb2.CreateNamespaceRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.CreateNamespaceResponse:
+        self.fake.arrive("CreateNamespace", request, context)
+        with self.store.lock:
+            if request.name in self.store.namespaces:
+                abort(context, FakeError("NAMESPACE_EXISTS", f"the namespace {request.name!r} exists already"))
+            if not request.name.replace("/", "").replace("-", "").isalnum():
+                abort(context, FakeError("INVALID_NAMESPACE_NAME", f"not a name: {request.name!r}"))
+            revision = self.store.commit(LOCAL)
+            self.store.namespaces[request.name] = (len(self.store.namespaces) + 1, revision)
+            row = self._row(request.name)
+        return admin_pb2.CreateNamespaceResponse(header=self.fake.header(revision), namespace=row)
+
+    def ListNamespaces(
+        self, request: admin_pb2.ListNamespacesRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.ListNamespacesResponse:
+        self.fake.arrive("ListNamespaces", request, context)
+        rows = [self._row(name) for name in sorted(self.store.namespaces)]
+        return admin_pb2.ListNamespacesResponse(header=self.fake.header(self.store.visible), namespaces=rows)
+
+    def _row(self, name: str) -> admin_pb2.Namespace:
+        number, revision = self.store.namespaces[name]
+        return admin_pb2.Namespace(name=name, id=number, create_revision=revision)
