@@ -12,6 +12,9 @@ MAX_REQUEST_BYTES = 4 * MIB
 DEFAULT_TIMEOUT_S = 5.0
 """How long a call may take unless the caller says otherwise, in seconds."""
 
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+"""The probe that is sent on a new connection before anything else; any answer proves that there is a connection."""
+
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # A dead peer is noticed within 40 s, also between calls. The server must admit pings at this pace, or it hangs up.
     ("grpc.keepalive_time_ms", 30_000),

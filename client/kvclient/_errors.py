@@ -163,6 +163,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "LOG_FAILED": ServerError,
     "NOT_SERVING": Unavailable,
     "CORRUPTION": Corruption,
+    "DISK_UNAVAILABLE": NotWritten,
     "INTERNAL": ServerError,
 }
 """The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
@@ -224,9 +225,18 @@ def from_rpc(failure: RpcFailure, *, writes: bool, endpoint: str) -> KvClientErr
     return kind(word.code, word.message or text, hint, details=word.metadata, from_server=True)
 
 
-def unreachable(endpoint: str, why: str) -> Unavailable:
+def unreachable(endpoint: str, status: str, text: str) -> Unavailable:
     """Make the error of a request that was never handed to the transport: it is certain that nothing was changed."""
-    return Unavailable("UNAVAILABLE", f"cannot connect to {endpoint}: {why}", _UNAVAILABLE_HINT.format(endpoint=endpoint))
+    why = "no connection within the time allowed" if status == "DEADLINE_EXCEEDED" else _last_error(text)
+    hint = _UNAVAILABLE_HINT.format(endpoint=endpoint)
+    return Unavailable("UNAVAILABLE", f"cannot connect to {endpoint}: {why}", hint)
+
+
+def check_probe(failure: RpcFailure, endpoint: str) -> None:
+    """Raise Unavailable if a failed probe shows that there is no connection; any other answer shows that there is one."""
+    status = failure.code().name
+    if status in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"):
+        raise unreachable(endpoint, status, failure.details() or "") from None
 
 
 def outcome_unknown(why: str) -> OutcomeUnknown:
@@ -283,3 +293,8 @@ def _sentence(status: str, text: str, endpoint: str) -> str:
     if status == "CANCELLED":
         return f"the call to {endpoint} was cancelled{said}"
     return f"{endpoint} answered with the status {status}{said}"
+
+
+def _last_error(text: str) -> str:
+    """Shorten what gRPC says about a connection to its last cause."""
+    return text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ") or "no connection"

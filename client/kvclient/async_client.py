@@ -15,7 +15,7 @@ from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
-from kvclient._channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, checked_timeout_s, grpc_timeout_s, target
+from kvclient._channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, HEALTH_METHOD, checked_timeout_s, grpc_timeout_s, target
 from kvclient._scan import ScanCursor
 from kvclient._session import SessionTracker
 from kvclient._types import (
@@ -36,9 +36,6 @@ from kvclient._types import (
 )
 
 ResultT = TypeVar("ResultT")
-
-READY = grpc.ChannelConnectivity.READY
-TRANSIENT_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class AsyncClient:
@@ -73,6 +70,7 @@ class AsyncClient:
         self._closed = False
         self._target = target(endpoint)
         self._channel: grpc.aio.Channel | None = None
+        self._health: Any = None
         self._stubs: dict[str, Any] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -289,37 +287,48 @@ class AsyncClient:
                     call.cancel()
 
     async def _connect(self, deadline: float) -> None:
-        """Return when the channel is ready; raise Unavailable when it cannot be, which proves that nothing was sent."""
+        """Return when there is a connection; raise Unavailable where there is none, which proves that nothing was sent.
+
+        A harmless probe goes first, because gRPC cannot tell afterwards whether a request that failed had left.
+        """
         if self._closed:
             raise errors.ClientClosed()
         if self._ready:
             return
         remaining_s = deadline - time.monotonic()
         try:
-            async with asyncio.timeout(None if math.isinf(remaining_s) else remaining_s), self._connecting:
-                if not self._ready:
-                    await self._wait_until_ready()
-                    self._ready = True
+            async with asyncio.timeout(None if math.isinf(remaining_s) else remaining_s):
+                await self._connecting.acquire()
         except TimeoutError as error:
-            raise errors.unreachable(self._endpoint, "no connection within the time allowed") from error
-        except grpc.aio.UsageError as error:
-            raise errors.ClientClosed() from error
+            raise errors.unreachable(self._endpoint, "DEADLINE_EXCEEDED", "") from error
+        try:
+            if not self._ready:
+                await self._probe(deadline)
+                self._ready = True
+        finally:
+            self._connecting.release()
 
-    async def _wait_until_ready(self) -> None:
+    async def _probe(self, deadline: float) -> None:
+        if self._closed:
+            raise errors.ClientClosed()
         if self._channel is None:  # made here, not in the constructor: it belongs to the running event loop
             self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+            self._health = self._channel.unary_unary(HEALTH_METHOD)
             self._stubs = {
                 "KV": kv_pb2_grpc.KVStub(self._channel),
                 "Admin": admin_pb2_grpc.AdminStub(self._channel),
             }
-        state = self._channel.get_state(try_to_connect=True)
-        while state is not READY:
-            if self._closed:
-                raise errors.ClientClosed()
-            if state is TRANSIENT_FAILURE and not self._wait_for_ready:
-                raise errors.unreachable(self._endpoint, "the connection was refused or the name was not found")
-            await self._channel.wait_for_state_change(state)
-            state = self._channel.get_state(try_to_connect=True)
+        timeout = grpc_timeout_s(deadline - time.monotonic())
+        try:
+            await self._health(b"", timeout=timeout, wait_for_ready=self._wait_for_ready)
+        except grpc.RpcError as failure:
+            errors.check_probe(failure, self._endpoint)
+        except asyncio.CancelledError as cancelled:
+            if self._cancelled_by_close():
+                raise errors.ClientClosed() from cancelled
+            raise
+        except grpc.aio.UsageError as error:
+            raise errors.ClientClosed() from error
 
     def _cancelled_by_close(self) -> bool:
         """Tell a call that ended with its client from a task that was cancelled; gRPC raises the same for both."""

@@ -13,7 +13,7 @@ from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
-from kvclient._channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, checked_timeout_s, grpc_timeout_s, target
+from kvclient._channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, HEALTH_METHOD, checked_timeout_s, grpc_timeout_s, target
 from kvclient._scan import ScanCursor
 from kvclient._session import SessionTracker
 from kvclient._types import (
@@ -34,12 +34,6 @@ from kvclient._types import (
 )
 
 ResultT = TypeVar("ResultT")
-
-_SETTLED = (
-    grpc.ChannelConnectivity.READY,
-    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-    grpc.ChannelConnectivity.SHUTDOWN,
-)
 
 
 class Client:
@@ -73,6 +67,7 @@ class Client:
         self._ready = False
         self._closed = False
         self._channel = grpc.insecure_channel(target(endpoint), options=CHANNEL_OPTIONS)
+        self._health: Any = self._channel.unary_unary(HEALTH_METHOD)
         self._stubs: dict[str, Any] = {
             "KV": kv_pb2_grpc.KVStub(self._channel),
             "Admin": admin_pb2_grpc.AdminStub(self._channel),
@@ -289,41 +284,33 @@ class Client:
             raise self._closed_or(error) from error
 
     def _connect(self, deadline: float) -> None:
-        """Return when the channel is ready; raise Unavailable when it cannot be, which proves that nothing was sent."""
+        """Return when there is a connection; raise Unavailable where there is none, which proves that nothing was sent.
+
+        A harmless probe goes first, because gRPC cannot tell afterwards whether a request that failed had left.
+        """
         if self._closed:
             raise errors.ClientClosed()
         if self._ready:
             return
-        if not self._connecting.acquire(timeout=_wait_s(deadline)):
-            raise errors.unreachable(self._endpoint, "no connection within the time allowed")
+        if not self._connecting.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)):
+            raise errors.unreachable(self._endpoint, "DEADLINE_EXCEEDED", "")
         try:
             if not self._ready:
-                self._wait_until_ready(deadline)
+                self._probe(deadline)
                 self._ready = True
         finally:
             self._connecting.release()
 
-    def _wait_until_ready(self, deadline: float) -> None:
-        settled = threading.Event()
-        seen: list[grpc.ChannelConnectivity] = []
-
-        def heard(state: grpc.ChannelConnectivity) -> None:
-            if state in _SETTLED and not (self._wait_for_ready and state is grpc.ChannelConnectivity.TRANSIENT_FAILURE):
-                seen.append(state)
-                settled.set()
-
+    def _probe(self, deadline: float) -> None:
+        timeout = grpc_timeout_s(deadline - time.monotonic())
         try:
-            self._channel.subscribe(heard, try_to_connect=True)
+            self._health(b"", timeout=timeout, wait_for_ready=self._wait_for_ready)
+        except grpc.RpcError as failure:
+            if self._closed:
+                raise errors.ClientClosed() from failure
+            errors.check_probe(failure, self._endpoint)
         except ValueError as error:
             raise self._closed_or(error) from error
-        try:
-            in_time = settled.wait(_wait_s(deadline))
-        finally:
-            self._channel.unsubscribe(heard)
-        if not in_time:
-            raise errors.unreachable(self._endpoint, "no connection within the time allowed")
-        if seen[-1] is not grpc.ChannelConnectivity.READY:
-            raise errors.unreachable(self._endpoint, "the connection was refused or the name was not found")
 
     def _error_of(self, failure: grpc.RpcError, *, writes: bool) -> errors.KvClientError:
         error = errors.from_rpc(failure, writes=writes, endpoint=self._endpoint)
@@ -334,8 +321,3 @@ class Client:
     def _closed_or(self, error: ValueError) -> Exception:
         """Return ClientClosed where that is what gRPC's ValueError means, else the error as it is."""
         return errors.ClientClosed() if self._closed else error
-
-
-def _wait_s(deadline: float) -> float:
-    """Return how long to wait for a deadline, in seconds, as threading takes it."""
-    return min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)

@@ -167,7 +167,8 @@ class Database:
         )
 
     def run_log_once(self) -> bool:
-        """Do one turn of the log on this thread; only where the database was opened without threads."""
+        """Do one turn of the log and one of the space keeper on this thread; only where opened without threads."""
+        self._space.step()
         return self._committer.run_once()
 
     def close(self) -> None:

@@ -76,6 +76,13 @@ def open_folder(
         listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
         history = EpochHistory([*recovered.epochs, (epoch, recovered.position)])
         return Opened(lock, identity, state, log.position, history, log, space)
+    except OSError as error:
+        lock.release()
+        raise OpenRefused(
+            f"{paths.root} cannot be opened: {error.strerror or error}"
+            + (f" ({error.filename})" if error.filename else ""),
+            "make the folder readable and writable and see that its disk has 32 MiB free, then start again",
+        ) from error
     except BaseException:
         lock.release()
         raise

@@ -23,7 +23,6 @@ from kvserver.base.events import Listener, LogPoisoned, ignore
 from kvserver.base.options import WalOptions
 from kvserver.base.types import Position
 from kvserver.wal.log import LogWriter
-from kvserver.wal.space import SyncFailed
 
 Waiter = TypeVar("Waiter")
 
@@ -174,7 +173,7 @@ class GroupCommitter(Generic[Waiter]):
             return
         try:
             write()
-        except (OSError, SyncFailed) as error:
+        except OSError as error:
             self.error = error
             self._listener(LogPoisoned(str(error)))
             self._deliver(GroupDone([], self._log.position, error))

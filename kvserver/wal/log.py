@@ -18,7 +18,7 @@ from kvserver.wal.space import SEGMENT_RESERVE, LogSpace
 class LogWriter:
     """Writes groups, marks and seals, one after the other, each durable on return.
 
-    Used by one thread at a time. After an OSError or ``SyncFailed`` it must not be used again: what reached the disk is
+    Used by one thread at a time. After an OSError it must not be used again: what reached the disk is
     unknown, and a sync that failed once may succeed without having written anything.
     """
 
@@ -78,7 +78,7 @@ class LogWriter:
         return sum(info.length_bytes for info in self.sealed) + self.segment.offset
 
     def write_group(self, count: int, payload: bytes) -> None:
-        """Make the next ``count`` commits durable. Raises OSError or SyncFailed."""
+        """Make the next ``count`` commits durable. Raises OSError."""
         self._append(fmt.GROUP, count, payload)
 
     def write_mark(self) -> None:
@@ -93,7 +93,7 @@ class LogWriter:
         return old and self._space.has_next()
 
     def rotate(self) -> None:
-        """Seal the open segment and open the next one. Raises OSError or SyncFailed."""
+        """Seal the open segment and open the next one. Raises OSError."""
         old = self.segment
         prepared = self._space.take_next()
         old.seal(self._now())
@@ -121,7 +121,8 @@ class LogWriter:
 
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:
         length = fmt.FRAME_HEADER_LENGTH + fmt.padded(len(payload))
-        if self.segment.offset + length > self._options.segment_bytes - SEGMENT_RESERVE or not self._space.await_ready(self.segment.offset + length):
+        fits = self.segment.offset + length <= self._options.segment_bytes - SEGMENT_RESERVE
+        if not fits or not self._space.await_ready(self.segment.offset + length):
             self.rotate()
         self.segment.append(kind, count, payload, self._now())
         self.syncs += 1

@@ -38,8 +38,8 @@ class Prepared:
         self.ready_bytes = 0
 
 
-class SyncFailed(Exception):
-    """A sync of the log's files failed; the cause is the OSError. The log is poisoned."""
+class SyncFailed(OSError):
+    """A sync of the log's files failed. Unlike other errors of the disk it is final: the log is poisoned."""
 
 
 class LogSpace:
@@ -97,9 +97,9 @@ class LogSpace:
             if self._current is None:
                 return 0
             room = self._current.ready_bytes - self._offset - SEGMENT_RESERVE
-            if self._next is not None:
+            if self._next is not None and self._next.ready_bytes >= self._options.ahead_bytes:
                 taken = SEGMENT_HEADER_LENGTH + SEGMENT_RESERVE + self._options.max_frame_bytes
-                room += max(0, self._next.ready_bytes - taken)
+                room += self._next.ready_bytes - taken
             return max(0, room)
 
     def has_next(self) -> bool:
@@ -214,7 +214,7 @@ class LogSpace:
         try:
             target.file.datasync()
         except OSError as error:
-            raise SyncFailed(f"{target.path.name}: {error}") from error
+            raise SyncFailed(error.errno, error.strerror, target.path.name) from error
         failpoints.hit("wal.prepare.after_fill")
         with self._changed:
             target.ready_bytes += length

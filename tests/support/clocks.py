@@ -72,6 +72,7 @@ class ManualClock:
             over = [waiter for waiter in self._waiters if waiter.deadline_us <= self._elapsed_us]
             for waiter in over:
                 waiter.is_over = True
+                self._waiters.remove(waiter)
         for condition in {waiter.condition for waiter in over}:
             with condition:
                 condition.notify_all()
@@ -100,8 +101,8 @@ class ManualClock:
             woken = condition.wait(self._patience_s)
         finally:
             with self._changed:
-                self._waiters.remove(waiter)
-                self._changed.notify_all()
+                if not waiter.is_over:
+                    self._waiters.remove(waiter)
         if waiter.is_over:
             return False
         if not woken:
@@ -109,7 +110,10 @@ class ManualClock:
         return True
 
     def await_waiters(self, count: int) -> None:
-        """Block until so many threads wait with a timeout, so that advancing reaches them. Raises ClockStalled."""
+        """Block until so many threads wait with a timeout, so that advancing reaches them. Raises ClockStalled.
+
+        Who was notified counts until it has woken; whose time is over does not.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._waiters) >= count, self._patience_s):
                 raise ClockStalled(f"{len(self._waiters)} threads wait on the clock, not {count}")

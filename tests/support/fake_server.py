@@ -8,7 +8,6 @@ transport would give it (``abort_next``), an answer held back (``hold``), a conn
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -41,6 +40,7 @@ _STATUS = {
     "LOG_FAILED": "UNAVAILABLE",
     "NOT_SERVING": "UNAVAILABLE",
     "CORRUPTION": "DATA_LOSS",
+    "DISK_UNAVAILABLE": "UNAVAILABLE",
     "INTERNAL": "INTERNAL",
 }
 
@@ -67,7 +67,8 @@ class FakeServer:
         self.store = FakeStore()
         self.requests: list[tuple[str, Any]] = []
         self.chunk_keys = 3
-        self.chunk_delay_s = 0.0
+        self.scan_stalls_after: int | None = None
+        self.scan_is_cut = False
         self.pipeline_breaks_after: int | None = None
         self.pipeline_failures: dict[bytes, FakeError] = {}
         self.pipeline_mute = False
@@ -105,9 +106,9 @@ class FakeServer:
         """Break every connection, as a process that is killed does."""
         if self._server is not None:
             stopped = self._server.stop(0)
+            stopped.wait(10)  # before anything held back could still be answered
             for event in self._held.values():
                 event.set()
-            stopped.wait()
             self._server = None
 
     def refuse_next(self, method: str, code: str, message: str = "refused", hint: str = "", **extra: str) -> None:
@@ -233,7 +234,8 @@ class _KV(kv_pb2_grpc.KVServicer):
         return self._unary("Sync", request, context, carry_out)
 
     def Scan(self, request: kv_pb2.ScanRequest, context: grpc.ServicerContext) -> Iterator[kv_pb2.ScanResponse]:
-        context.add_callback(self.fake.cancelled.set)
+        gone = threading.Event()
+        context.add_callback(lambda: (gone.set(), self.fake.cancelled.set()))
         kept = kv_pb2.ScanRequest()
         kept.CopyFrom(request)
         self.fake.arrive("Scan", kept, context)
@@ -248,7 +250,11 @@ class _KV(kv_pb2_grpc.KVServicer):
         sent = [] if request.count_only else found
         for place in range(0, len(sent), self.fake.chunk_keys):
             yield kv_pb2.ScanResponse(header=self.fake.header(at), kvs=sent[place : place + self.fake.chunk_keys])
-            time.sleep(self.fake.chunk_delay_s)
+            if place // self.fake.chunk_keys + 1 == self.fake.scan_stalls_after:
+                gone.wait(30)
+                return
+        if self.fake.scan_is_cut:
+            return
         yield kv_pb2.ScanResponse(header=self.fake.header(at), count=len(found), done=True, more=more)
 
     def _found(self, request: kv_pb2.ScanRequest) -> tuple[list[kv_pb2.KeyValue], int]:

@@ -75,7 +75,7 @@ class _Gate:
 
     def __init__(self, plan: FaultPlan) -> None:
         self.counts: Counter[Kind] = Counter()
-        self.fired = 0
+        self.struck: list[tuple[Kind, Path]] = []
         self.dead = False
         self.space = SpaceBudget(plan.space_bytes)
         self._faults = list(plan.faults)
@@ -112,7 +112,8 @@ class _Gate:
                     self._seen[number] += 1
                     is_due = self._seen[number] == fault.at or (fault.forever and self._seen[number] > fault.at)
                     due = fault if due is None and is_due else due
-            self.fired += due is not None
+            if due:
+                self.struck.append((kind, path))
             return due
 
 
@@ -200,7 +201,12 @@ class FaultFileSystem(Generic[Inner]):
     @property
     def fired(self) -> int:
         """How often a fault struck."""
-        return self._gate.fired
+        return len(self._gate.struck)
+
+    @property
+    def struck(self) -> list[tuple[Kind, Path]]:
+        """The calls that a fault struck, in order: a copy."""
+        return list(self._gate.struck)
 
     @property
     def space_left_bytes(self) -> int | None:

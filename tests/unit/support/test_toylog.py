@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from support.crashes import CrashPoint, all_states, count_states, record_crash_points, sampled_states
-from support.faultfs import CHANGING, Fault, FaultFileSystem, FaultPlan, ProcessKilled, failing_calls
+from support.faultfs import Fault, FaultFileSystem, FaultPlan, ProcessKilled, failing_calls
 from support.memfs import MemoryFileSystem
-from support.recordfs import RecordingFileSystem
+from support.recordfs import CHANGING, RecordingFileSystem
 from support.toylog import LOG, ROOT, BadLog, Bug, ToyLog
 
 Recording = RecordingFileSystem[MemoryFileSystem]
@@ -70,7 +70,7 @@ def violation(disk: MemoryFileSystem, point: CrashPoint, bugs: frozenset[Bug]) -
     except BadLog as error:
         return str(error)
     attempted = point.marks("attempt")
-    promised = max(len(point.marks("ack")), *(1 + attempted.index(r) for r in point.marks("shown")), 0)
+    promised = max((1 + attempted.index(record) for record in point.marks("ack") + point.marks("shown")), default=0)
     if found != attempted[: len(found)]:
         return f"holds what was never appended: {found}"
     if len(found) < promised:

@@ -1,0 +1,115 @@
+"""Every call to the disk fails once, or from then on: nothing acknowledged is lost, nothing is acknowledged after a failed sync."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+
+import pytest
+
+from kvserver.base.errors import Corruption, KvError, OpenRefused
+from support.campaign import Run, judge, open_store
+from support.crashes import sampled_states
+from support.faultfs import Fault, FaultFileSystem, FaultPlan
+from support.memfs import MemoryFileSystem
+
+ROUNDS = int(os.environ.get("KVSERVER_CRASH_ROUNDS", "1"))
+STEPS = 14
+STRIDE = 1 if ROUNDS > 1 else 2
+
+FAULTS = {
+    "EIO once": Fault(error=errno.EIO),
+    "EIO for ever": Fault(error=errno.EIO, forever=True),
+    "ENOSPC once": Fault(error=errno.ENOSPC, kinds={"create", "pwrite", "make_dir", "link", "rename"}),
+    "ENOSPC for ever": Fault(error=errno.ENOSPC, kinds={"create", "pwrite", "make_dir", "link"}, forever=True),
+    "half a write": Fault(error=errno.EIO, kinds={"pwrite"}, written_bytes=100),
+    "sync fails once": Fault(error=errno.EIO, kinds={"datasync", "sync"}),
+    "read-only": Fault(
+        error=errno.EROFS, kinds={"create", "pwrite", "make_dir", "link", "rename", "remove", "truncate"}, forever=True
+    ),
+    "no descriptors": Fault(error=errno.EMFILE, kinds={"create", "open", "list_dir"}, forever=True),
+}
+
+
+class Failing(Run):
+    """A run that expects the store to refuse work after a fault, and notes only what was answered well."""
+
+    def _compare(self, ticket, request, expected, memory) -> None:  # type: ignore[no-untyped-def]
+        try:
+            ticket.answer()
+        except KvError:
+            if self.refusing or self.db.pipeline.failure is not None:
+                return
+            if not expected.error:
+                self.refusing = True
+                return
+        if not self.refusing:
+            super()._compare(ticket, request, expected, memory)
+
+    refusing = False
+    """Something was refused: from here on the model is ahead of the store, and only what was told before is judged."""
+
+    def work(self, steps: int) -> None:
+        """Work until something is refused or fails."""
+        for _ in range(steps):
+            if self.refusing or self.db.pipeline.failure is not None:
+                return
+            super().work(1)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_call_fails(name: str) -> None:
+    fault = FAULTS[name]
+    struck = 0
+    at = 1
+    while True:
+        disk = MemoryFileSystem()
+        fs = FaultFileSystem(disk, FaultPlan([Fault(**{**fault.__dict__, "at": at})]))
+        run = _live(fs)
+        if not fs.fired:
+            break
+        struck += 1
+        fs.end_process()
+        if run is not None:
+            _judge(disk, run, at)
+        else:  # it was not opened; nobody was told of anything
+            disk.kill()
+            open_store(disk).close()
+        at += STRIDE
+    assert struck > 3, f"the fault {name} hardly ever struck"
+
+
+def _live(fs: FaultFileSystem[MemoryFileSystem]) -> Failing | None:
+    """Let a store live; None where it could not be opened, which must be said by name."""
+    try:
+        run = Failing(fs, seed=3)
+    except (OpenRefused, Corruption) as refusal:
+        assert refusal.hint
+        return None
+    run.work(STEPS)
+    if run.db.pipeline.failure is not None:
+        before = (run.acknowledged, run.db.marks.durable)
+        late = run.db.submit(_any_put(), lambda outcome: outcome)
+        run.db.run_log_once()
+        assert late.done
+        with pytest.raises(KvError):
+            late.answer()
+        assert before == (run.acknowledged, run.db.marks.durable), "something moved after the log failed"
+    return run
+
+
+def _judge(disk: MemoryFileSystem, run: Run, seed: int) -> None:
+    for state in sampled_states(disk, random.Random(seed), 3):
+        judge(state.disk, run)
+    disk.kill()
+    restarted = judge(disk, run)
+    served = restarted.marks.visible
+    for state in sampled_states(disk, random.Random(seed), 3):
+        judge(state.disk, run, told=served)
+
+
+def _any_put():  # type: ignore[no-untyped-def]
+    from kvserver.commit.requests import Put
+
+    return Put(1, b"late", b"late")

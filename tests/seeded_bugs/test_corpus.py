@@ -1,0 +1,60 @@
+"""Every seeded bug is caught by a test of its own; a test suite that misses one has gone blind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seeded_bugs.corpus import CORPUS, SeededBug
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("kvserver", "protos", "client", "tests", "pyproject.toml")
+TESTS_FAILED = 1
+"""pytest's exit code when tests ran and some failed; anything else (no tests, broken imports) proves nothing."""
+
+
+def plant(bug: SeededBug, tree: Path) -> None:
+    """Copy the source and put the bug in. Fails where the text to replace is not there exactly once."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tree / part)
+    path = tree / bug.file
+    text = path.read_text()
+    for old, new in bug.changes:
+        assert text.count(old) == 1, f"{bug.name}: seed it anew, this text stands {text.count(old)} times in {bug.file}:\n{old}"
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run tests of the copied tree against the copied source, without xdist."""
+    paths = os.pathsep.join(str(tree / part) for part in (".", "protos", "client", "tests"))
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", CORPUS, ids=lambda bug: bug.name)
+def test_seeded_bug_is_caught(bug: SeededBug, tmp_path: Path) -> None:
+    plant(bug, tmp_path)
+    result = run_tests(tmp_path, bug.caught_by)
+    assert result.returncode == TESTS_FAILED, f"nothing noticed {bug.name} ({bug.why}):\n{result.stdout[-3000:]}{result.stderr[-2000:]}"
+
+
+def test_the_copied_tree_is_what_runs(tmp_path: Path) -> None:
+    """Without this, every bug could be 'caught' by an installed copy that lacks it, or missed."""
+    bug = SeededBug("none", "kvserver/base/limits.py", (("KIB = 1024\n", "KIB = 1024\nPLANTED = True\n"),), (), "")
+    plant(bug, tmp_path)
+    test = tmp_path / "tests" / "test_planted.py"
+    test.write_text("from kvserver.base import limits\n\n\ndef test_planted():\n    assert limits.PLANTED\n")
+    assert run_tests(tmp_path, ("tests/test_planted.py",)).returncode == 0

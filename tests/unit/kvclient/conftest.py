@@ -1,0 +1,69 @@
+"""Fixtures: a fake server, and each client in a form that one test can drive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import kvclient
+import pytest
+from support.fake_server import FakeServer
+
+
+class BlockingAsAsync:
+    """Drives the blocking client from a coroutine, so that one test serves both clients."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.client = kvclient.Client(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self.client, name)
+        if not callable(member) or name == "forget_session":
+            return member
+
+        async def call(*args: Any, **options: Any) -> Any:
+            return await asyncio.to_thread(member, *args, **options)
+
+        return call
+
+    async def entries(self, *args: Any, **options: Any) -> list[kvclient.Entry]:
+        return await asyncio.to_thread(lambda: list(self.client.scan(*args, **options)))
+
+
+class Async:
+    """Adds to the asyncio client what the tests need."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.client = kvclient.AsyncClient(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    async def entries(self, *args: Any, **options: Any) -> list[kvclient.Entry]:
+        return [entry async for entry in self.client.scan(*args, **options)]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture(params=[BlockingAsAsync, Async], ids=["Client", "AsyncClient"])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Any]]:
+    """Makes clients of one kind and closes them at the end."""
+    made: list[Any] = []
+
+    def make(*args: Any, **options: Any) -> Any:
+        made.append(request.param(*args, **options))
+        return made[-1]
+
+    yield make
+    for client in made:
+        await client.close()
+
+
+@pytest.fixture
+def kv(connect: Callable[..., Any], fake: FakeServer) -> Any:
+    return connect(fake.endpoint)
