@@ -34,9 +34,9 @@ class WalOptions:
     def __post_init__(self) -> None:
         """Refuse values that do not fit together with ValueError."""
         _require(self.max_group_bytes <= self.max_frame_bytes, "max_group_bytes must not exceed max_frame_bytes")
-        _require(self.ahead_bytes >= self.max_frame_bytes + 16 * KIB, "ahead_bytes must exceed a frame by 16 KiB")
+        _require(self.ahead_bytes >= self.max_frame_bytes + 8 * KIB, "ahead_bytes must exceed a frame by 8 KiB")
         _require(self.segment_bytes >= self.ahead_bytes, "segment_bytes must be at least ahead_bytes")
-        _require(self.segment_bytes >= 2 * self.max_frame_bytes + 16 * KIB, "segment_bytes must hold two frames and 16 KiB")
+        _require(self.segment_bytes >= 2 * self.max_frame_bytes + 8 * KIB, "segment_bytes must hold two frames and 8 KiB")
         _require(self.segment_bytes < 1 << 32, "segment_bytes must stay below 4 GiB")
         _require(self.fill_step_bytes >= 4 * KIB, "fill_step_bytes must be at least 4 KiB")
 

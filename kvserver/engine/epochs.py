@@ -19,13 +19,13 @@ class EpochHistory:
 
     def require(self, epoch_number: int, revision: int) -> None:
         """Raise RevisionError (HISTORY_LOST) unless (epoch, revision) is part of this history."""
-        for index, (epoch, _) in enumerate(self._epochs):
+        end: tuple[Epoch, Position] | None = None  # where the epoch looked at was followed by another
+        for epoch, begin in reversed(self._epochs):
             if epoch.number == epoch_number:
-                following = self._epochs[index + 1 :]
-                if not following or revision <= following[0][1].revision:
+                if end is None or revision <= end[1].revision:
                     return
-                branch = following[0][1].revision
-                raise _lost(epoch_number, revision, f"epoch {following[0][0].number} follows it from revision {branch} on")
+                raise _lost(epoch_number, revision, f"epoch {end[0].number} follows it from revision {end[1].revision} on")
+            end = (epoch, begin)
         raise _lost(epoch_number, revision, f"this node's newest epoch is {self.current.number}")
 
 

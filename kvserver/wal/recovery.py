@@ -121,7 +121,7 @@ def recover(
     time_ms = bytes_read = 0
     for index, name in enumerate(names):
         reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
-        _check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
+        check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
         if reader.header.epoch != end.epoch:
             epochs.append((reader.header.epoch, end))
         _replay(reader, apply)
@@ -141,7 +141,7 @@ def recover(
     return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
 
 
-def _check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:
+def check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:
     """Check that a segment is this store's and continues exactly where the one before it ended. Raises Corruption."""
     header = reader.header
     if header.cluster_id != cluster_id:

@@ -44,9 +44,7 @@ def test_a_write_during_a_sync_is_not_answered_by_it(place: str) -> None:
 def test_a_refusal_during_a_sync_waits_for_what_it_shows(place: str) -> None:
     db = open_store(MemoryFileSystem())
     late: list[AnyTicket] = []
-    failpoints.arm(
-        place, once(lambda: late.append(db.submit(Put(1, b"key", b"other", if_revision=0), lambda done: done)))
-    )
+    failpoints.arm(place, once(lambda: late.append(db.submit(Put(1, b"key", b"other", if_revision=0), lambda done: done))))
     db.submit(Put(1, b"key", b"v"), lambda done: done)
     assert not late
     db.run_log_once()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 
@@ -45,11 +46,9 @@ def _disarm() -> object:
 def live(disk: MemoryFileSystem, seed: int, wal: WalOptions = SMALL) -> Run:
     """Let a store live and end by itself, or by a bomb; return what its users were told."""
     run = Run(disk, seed, wal)
-    try:
+    with contextlib.suppress(ProcessKilled):
         run.work(STEPS)
         run.db.close()
-    except ProcessKilled:
-        pass
     return run
 
 
@@ -101,10 +100,8 @@ def test_crash_while_it_recovers(name: str) -> None:
             died = state.disk
             for passage in (1, 2):
                 bomb = Bomb(name, passage)
-                try:
+                with contextlib.suppress(ProcessKilled):
                     open_store(died)
-                except ProcessKilled:
-                    pass
                 passed = passed or bomb.left <= 0
                 failpoints.disarm_all()
                 for again in sampled_states(died, random.Random(seed), 3):

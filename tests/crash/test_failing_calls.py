@@ -1,4 +1,4 @@
-"""Every call to the disk fails once, or from then on: nothing acknowledged is lost, nothing is acknowledged after a failed sync."""
+"""Every call to the disk fails, once or from then on: nothing acknowledged is lost, nothing is acknowledged after it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 import pytest
 
 from kvserver.base.errors import Corruption, KvError, OpenRefused
+from kvserver.commit.requests import Put
 from support.campaign import Run, judge, open_store
 from support.crashes import sampled_states
 from support.faultfs import Fault, FaultFileSystem, FaultPlan
@@ -90,7 +91,7 @@ def _live(fs: FaultFileSystem[MemoryFileSystem]) -> Failing | None:
     run.work(STEPS)
     if run.db.pipeline.failure is not None:
         before = (run.acknowledged, run.db.marks.durable)
-        late = run.db.submit(_any_put(), lambda outcome: outcome)
+        late = run.db.submit(Put(1, b"late", b"late"), lambda outcome: outcome)
         run.db.run_log_once()
         assert late.done
         with pytest.raises(KvError):
@@ -107,9 +108,3 @@ def _judge(disk: MemoryFileSystem, run: Run, seed: int) -> None:
     served = restarted.marks.visible
     for state in sampled_states(disk, random.Random(seed), 3):
         judge(state.disk, run, told=served)
-
-
-def _any_put():  # type: ignore[no-untyped-def]
-    from kvserver.commit.requests import Put
-
-    return Put(1, b"late", b"late")

@@ -7,7 +7,7 @@ import random
 
 from kvserver.base.fs import FileSystem
 from support.campaign import Run, judge
-from support.crashes import CrashPoint, sampled_states
+from support.crashes import sampled_states
 from support.memfs import MemoryFileSystem
 from support.recordfs import CHANGING, Entry, Op, RecordingFileSystem
 
@@ -59,8 +59,3 @@ def test_every_crash_point() -> None:
                 judged += 1
         run.acknowledged, run.shown = final
     assert judged > 500 * ROUNDS, "the campaign judged too little to mean anything"
-
-
-def test_a_point_is_a_disk_and_its_history() -> None:
-    """The kit's own crash points and this file's notes speak of the same moments."""
-    assert {field for field in CrashPoint.__dataclass_fields__} == {"disk", "entries"}

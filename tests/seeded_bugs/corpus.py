@@ -22,12 +22,13 @@ class SeededBug:
 CAMPAIGN = ("tests/crash/test_power_loss.py", "tests/crash/test_every_failpoint.py")
 FAILING = ("tests/crash/test_failing_calls.py",)
 CROSSING = ("tests/crash/test_crossing.py",)
+UNIT_WAL = ("tests/unit/wal",)
 
 CORPUS = (
     SeededBug(
         "acknowledged_before_the_sync",
         "kvserver/wal/segment.py",
-        (('        failpoints.hit("wal.after_write")\n        self._file.datasync()\n', '        failpoints.hit("wal.after_write")\n'),),
+        (("        self._file.datasync()\n", ""),),
         CAMPAIGN,
         "NATS lost 131,418 acknowledged messages this way in a power cut (Jepsen, December 2025)",
     ),
@@ -35,9 +36,20 @@ CORPUS = (
         "waiters_cross_by_a_list_swap",
         "kvserver/wal/group_commit.py",
         (
-            ("        self._queue.put(item)\n", "        if isinstance(item, Submission):\n            self._swap.append(item.waiter)\n            item.waiter = None\n        self._queue.put(item)\n"),
+            (
+                "        self._queue.put(item)\n",
+                "        if isinstance(item, Submission):\n"
+                "            self._swap.append(item.waiter)\n"
+                "            item.waiter = None\n"
+                "        self._queue.put(item)\n",
+            ),
             ("        self.groups = 0\n", "        self.groups = 0\n        self._swap: list = []\n"),
-            ("        self.groups += 1\n", "        self.groups += 1\n        waiters, self._swap = self._swap, []\n        items = items + [Submission(b'', 0, waiter, 0) for waiter in waiters]\n"),
+            (
+                "        self.groups += 1\n",
+                "        self.groups += 1\n"
+                "        waiters, self._swap = self._swap, []\n"
+                "        items = items + [Submission(b'', 0, waiter, 0) for waiter in waiters]\n",
+            ),
         ),
         CROSSING,
         "bytes and waiters taken at different moments: answered what was not in the written buffer",
@@ -45,7 +57,7 @@ CORPUS = (
     SeededBug(
         "visible_before_durable",
         "kvserver/commit/pipeline.py",
-        (("        self.state.apply(done.effects, revision)\n        self.marks.applied = revision\n", "        self.state.apply(done.effects, revision)\n        self.marks.applied = self.marks.visible = revision\n"),),
+        (("        self.marks.applied = revision\n", "        self.marks.applied = self.marks.visible = revision\n"),),
         CAMPAIGN,
         "pebble leaves this to its caller; readers saw what a crash took back",
     ),
@@ -73,7 +85,10 @@ CORPUS = (
     SeededBug(
         "read_back_tail_not_synced",
         "kvserver/wal/recovery.py",
-        (('        failpoints.hit("wal.recover.after_rewrite")\n        file.sync()\n', '        failpoints.hit("wal.recover.after_rewrite")\n'), ("            writer.seal(reader.time_ms)\n", "            reader.offset = writer.offset\n")),
+        (
+            ("        file.sync()\n", ""),
+            ("            writer.seal(reader.time_ms)\n", ""),
+        ),
         CAMPAIGN,
         "after kill -9 the tail may live in the page cache alone: shown, then lost with the power",
     ),
@@ -89,23 +104,23 @@ CORPUS = (
         "kvserver/wal/format.py",
         (
             ("    crc = crc32c(crc32c(seed, head), body)\n", "    crc = crc32c(seed, body)\n"),
-            ("    if crc32c(crc32c(seed, data[offset:crc_at]), data[crc_at + _FRAME_CRC.size : end]) != crc:\n", "    if crc32c(seed, data[crc_at + _FRAME_CRC.size : end]) != crc:\n"),
+            ("crc32c(crc32c(seed, data[offset:crc_at]), data", "crc32c(seed, data"),
         ),
-        ("tests/unit/wal",),
+        UNIT_WAL,
         "a flipped count or revision would be believed",
     ),
     SeededBug(
         "checksum_not_seeded_with_the_segment",
         "kvserver/wal/format.py",
         (('    return crc32c(0, segment_id.to_bytes(8, "little"))\n', "    return 0\n"),),
-        ("tests/unit/wal",),
+        UNIT_WAL,
         "bytes left over from another segment would check",
     ),
     SeededBug(
         "tail_rule_too_lax",
         "kvserver/wal/recovery.py",
         (("    return Case.PROVEN_LAST if proven else Case.TORN_LAST\n", "    return Case.TORN_LAST\n"),),
-        ("tests/unit/wal",),
+        UNIT_WAL,
         "one flipped bit in the middle lost 679,153 acknowledged messages (NATS, Jepsen 2025)",
     ),
     SeededBug(
@@ -118,14 +133,19 @@ CORPUS = (
     SeededBug(
         "torn_tail_thrown_away",
         "kvserver/wal/recovery.py",
-        (("    if decision is Decision.CUT:\n        _keep_torn_tail(fs, paths, reader, listener)\n", ""),),
-        ("tests/unit/wal",),
+        (("        _keep_torn_tail(fs, paths, reader, listener)\n", "        pass\n"),),
+        UNIT_WAL,
         "what was cut is evidence, and sometimes all there is of a write",
     ),
     SeededBug(
         "failed_sync_retried",
         "kvserver/wal/segment.py",
-        (('        failpoints.hit("wal.after_write")\n        self._file.datasync()\n', '        failpoints.hit("wal.after_write")\n        try:\n            self._file.datasync()\n        except OSError:\n            self._file.datasync()\n'),),
+        (
+            (
+                "        self._file.datasync()\n",
+                "        try:\n            self._file.datasync()\n        except OSError:\n            self._file.datasync()\n",
+            ),
+        ),
         FAILING,
         "fsyncgate: the second sync succeeds without having written anything",
     ),
@@ -139,7 +159,7 @@ CORPUS = (
     SeededBug(
         "sealed_without_a_sync",
         "kvserver/wal/segment.py",
-        (('        self._file.sync()\n        failpoints.hit("wal.seal.after_sync")\n', '        failpoints.hit("wal.seal.after_sync")\n'),),
+        (("        self._file.sync()\n", ""),),
         CAMPAIGN,
         "the next segment claims a predecessor that the power took back",
     ),

@@ -48,7 +48,9 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess
 def test_seeded_bug_is_caught(bug: SeededBug, tmp_path: Path) -> None:
     plant(bug, tmp_path)
     result = run_tests(tmp_path, bug.caught_by)
-    assert result.returncode == TESTS_FAILED, f"nothing noticed {bug.name} ({bug.why}):\n{result.stdout[-3000:]}{result.stderr[-2000:]}"
+    assert result.returncode == TESTS_FAILED, (
+        f"nothing noticed {bug.name} ({bug.why}):\n{result.stdout[-3000:]}{result.stderr[-2000:]}"
+    )
 
 
 def test_the_copied_tree_is_what_runs(tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ from support.model import Expected, Model
 
 DATA_DIR = Path("/data")
 SMALL = WalOptions(
-    segment_bytes=40 * 1024,
+    segment_bytes=16 * 1024,
     max_group_bytes=2 * 1024,
     max_frame_bytes=4 * 1024,
-    ahead_bytes=24 * 1024,
-    fill_step_bytes=8 * 1024,
+    ahead_bytes=12 * 1024,
+    fill_step_bytes=4 * 1024,
     seal_age_ms=0,
 )
 KEYS = [b"key-%02d" % number for number in range(12)]
@@ -141,7 +141,7 @@ class Run:
         kind = rng.randrange(10)
         key = rng.choice(KEYS)
         if kind < 3:
-            keys = [rng.choice(KEYS) for _ in range(rng.randrange(1, 6))]
+            keys = [rng.choice(KEYS) for _ in range(rng.randrange(1, 5))]
             return PutRun(DEFAULT_NAMESPACE, keys, [self._value() for _ in keys])
         if kind < 5:
             return Put(DEFAULT_NAMESPACE, key, self._value(), self._condition(key))
@@ -164,7 +164,7 @@ class Run:
         return (row.mod_revision if row else 0) if self.rng.random() < 0.7 else self.rng.randrange(3)
 
     def _value(self) -> bytes:
-        return self.rng.randbytes(self.rng.choice((0, 3, 40, 300)))
+        return self.rng.randbytes(self.rng.choice((0, 3, 40, 300, 900)))
 
 
 def check_key(db: Database, key: bytes, revision: int, rows: dict[Any, Any]) -> None:

@@ -165,14 +165,16 @@ class MemoryFileSystem:
     def rename(self, old: Path, new: Path) -> None:
         """Give a file or folder another name, replacing a file; nothing happens when both names are of one file."""
         with self._world.mutex:
-            node = self._find(old)
             old_directory, old_name = self._parent(old)
             new_directory, new_name = self._parent(new)
+            node = self._find(old)
             target = new_directory.volatile.get(new_name)
             if target is node:
                 return
             if isinstance(node, Directory) and new.is_relative_to(old):
                 raise os_error(errno.EINVAL, new)
+            if old.is_relative_to(new):
+                raise os_error(errno.ENOTEMPTY, new)
             if isinstance(target, Directory):
                 raise os_error(errno.ENOTEMPTY if isinstance(node, Directory) else errno.EISDIR, new)
             if target is not None and isinstance(node, Directory):

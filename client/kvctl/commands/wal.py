@@ -1,0 +1,208 @@
+"""``kvctl wal``: looks at a log on disk. Needs no server, changes nothing, and is safe beside a running one.
+
+The only file of kvctl that uses the server's code, and so the ``[server]`` extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvctl.failures import EXIT_UNHEALTHY, CtlError
+from kvctl.output import bytes_field, printable, sized, write_json, write_line, write_pairs, write_table
+from kvctl.settings import Settings, command_options
+from kvserver.base.errors import Corruption
+from kvserver.base.fs import OsFileSystem
+from kvserver.base.paths import DataPaths, SegmentName, parse_segment
+from kvserver.wal.commit_record import DELETE, Effect, iter_commits
+from kvserver.wal.format import GROUP
+from kvserver.wal.inspection import SegmentReport, inspect_log, read_segment
+from kvserver.wal.reader import End, SegmentReader
+from kvserver.wal.recovery import list_segments
+
+_DATA_DIR = click.argument("data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.group()
+def wal() -> None:
+    """Look at a log on disk, without a server.
+
+    DATA_DIR is the server's --data-dir. Nothing is changed there, and a server may be running on it.
+
+    \b
+    Examples:
+      kvctl wal list data/node
+      kvctl wal dump data/node --from-revision 100 --limit 10
+      kvctl wal verify data/node
+    """
+
+
+@wal.command("list")
+@_DATA_DIR
+@command_options
+@click.pass_obj
+def list_(settings: Settings, data_dir: Path) -> None:
+    """List the segments, oldest first, with what each holds.
+
+    \b
+    Example:
+      kvctl wal list data/node -o json
+    """
+    reports = list(inspect_log(OsFileSystem(), _paths(data_dir)))
+    if settings.as_json:
+        write_json({"segments": [_report_fields(report) for report in reports]})
+        return
+    head = ["SEGMENT", "STATE", "EPOCH", "FIRST", "LAST", "COMMITS", "GROUPS", "SIZE"]
+    write_table(head, [_row(report) for report in reports])
+
+
+@wal.command()
+@_DATA_DIR
+@click.option("--segment", metavar="NAME", help="Only this segment; a name as `kvctl wal list` shows it.")
+@click.option("--from-revision", type=click.IntRange(min=1), default=1, help="Begin with this revision.")
+@click.option("--limit", type=click.IntRange(min=0), default=0, help="The most commits to print; 0: all.")
+@command_options
+@click.pass_obj
+def dump(settings: Settings, data_dir: Path, segment: str | None, from_revision: int, limit: int) -> None:
+    """Print the commits in the log: what each did to which key.
+
+    With -o json, one object a commit and line, values included.
+
+    \b
+    Examples:
+      kvctl wal dump data/node --limit 5
+      kvctl wal dump data/node --from-revision 1000 -o json
+    """
+    paths = _paths(data_dir)
+    commits = _commits(paths, _chosen(paths, segment), from_revision)
+    for revision, time_ms, effects in islice(commits, limit or None):
+        if settings.as_json:
+            write_json({"revision": revision, "time_ms": time_ms, "effects": [_effect_fields(one) for one in effects]})
+        else:
+            for effect in effects:
+                what = "delete" if effect.op == DELETE else f"put {sized(len(effect.value))}"
+                write_line(f"{revision}  {what}  namespace {effect.namespace}  {printable(effect.key)}")
+
+
+@wal.command()
+@_DATA_DIR
+@command_options
+@click.pass_obj
+def verify(settings: Settings, data_dir: Path) -> int:
+    """Check every byte of the log and how its segments follow each other.
+
+    Exit code 5 when something is damaged. A torn end is not damage: it is what a crash leaves of a write that was never
+    acknowledged, or, beside a running server, a write that is under way.
+
+    \b
+    Example:
+      kvctl wal verify data/node && echo sound
+    """
+    reports = list(inspect_log(OsFileSystem(), _paths(data_dir)))
+    damaged = [report for report in reports if report.state == "damaged"]
+    last = reports[-1] if reports else None
+    fields: dict[str, Any] = {
+        "sound": not damaged,
+        "segments": len(reports),
+        "commits": sum(report.commits for report in reports),
+        "bytes": sum(report.length_bytes for report in reports),
+        "problems": [report.problem for report in reports if report.problem],
+    }
+    if last is not None and last.end is not None:
+        fields |= {"epoch": last.end.epoch.number, "revision": last.end.revision, "chain": last.end.chain.hex()}
+    if settings.as_json:
+        write_json(fields)
+    else:
+        shown = {name: value for name, value in fields.items() if name != "problems"}
+        shown["bytes"] = sized(fields["bytes"])
+        write_pairs([(name, str(value)) for name, value in shown.items()])
+        for problem in fields["problems"]:
+            write_line(f"problem: {problem}")
+    return EXIT_UNHEALTHY if damaged else 0
+
+
+def _paths(data_dir: Path) -> DataPaths:
+    """Return the paths below a data folder; end with an error where it holds no log."""
+    paths = DataPaths(data_dir.resolve())
+    if not paths.wal.is_dir():
+        raise CtlError("NOT_A_DATA_DIR", f"{data_dir} holds no log", "name the folder given to kvserver serve --data-dir")
+    return paths
+
+
+def _chosen(paths: DataPaths, segment: str | None) -> list[SegmentName]:
+    names = list_segments(OsFileSystem(), paths)
+    if segment is None:
+        return names
+    name = parse_segment(segment)
+    if name is None or name not in names:
+        raise CtlError("NO_SUCH_SEGMENT", f"there is no segment {segment!r}", f"see: kvctl wal list {paths.root}")
+    return [name]
+
+
+def _commits(paths: DataPaths, names: list[SegmentName], from_revision: int) -> Iterator[tuple[int, int, list[Effect]]]:
+    """Yield revision, time and effects of the commits from a revision on. Ends the run with CORRUPTION where it must."""
+    fs = OsFileSystem()
+    later = [name.first_revision for name in names[1:]] + [None]
+    for name, end in zip(names, later, strict=True):
+        if end is not None and end <= from_revision:
+            continue
+        reader = _reader(fs, paths, name)
+        for frame in reader.frames():
+            if frame.header.kind != GROUP or frame.header.last_revision < from_revision:
+                continue
+            for number, effects in enumerate(iter_commits(frame.payload, frame.header.commits)):
+                revision = frame.header.first_revision + number
+                if revision >= from_revision:
+                    yield revision, frame.header.time_ms, effects
+        if reader.end in (End.BAD, End.TRAILING):
+            problem = f"{reader.path.name} can be read up to offset {reader.offset}, revision {reader.revision}, only"
+            raise CtlError("CORRUPTION", problem, f"see: kvctl wal verify {paths.root}", EXIT_UNHEALTHY)
+
+
+def _reader(fs: OsFileSystem, paths: DataPaths, name: SegmentName) -> SegmentReader:
+    try:
+        return read_segment(fs, paths, name)
+    except Corruption as error:
+        raise CtlError(error.code.name, error.message, f"see: kvctl wal verify {paths.root}", EXIT_UNHEALTHY) from error
+
+
+def _row(report: SegmentReport) -> list[str]:
+    first = str(report.name.first_revision)
+    last = str(report.end.revision) if report.end is not None and report.commits else "-"
+    size = sized(report.length_bytes)
+    return [
+        *(report.file, report.state, str(report.name.epoch_number), first, last),
+        *(str(report.commits), str(report.groups), size + (f"  {report.problem}" if report.problem else "")),
+    ]
+
+
+def _report_fields(report: SegmentReport) -> dict[str, Any]:
+    return {
+        "segment": report.file,
+        "state": report.state,
+        "epoch": report.name.epoch_number,
+        "first_revision": report.name.first_revision,
+        "last_revision": report.end.revision if report.end is not None else None,
+        "chain": report.end.chain.hex() if report.end is not None else None,
+        "commits": report.commits,
+        "groups": report.groups,
+        "bytes": report.length_bytes,
+        "problem": report.problem,
+    }
+
+
+def _effect_fields(effect: Effect) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "op": "delete" if effect.op == DELETE else "put",
+        "namespace_id": effect.namespace,
+        **bytes_field("key", effect.key),
+    }
+    if effect.op != DELETE:
+        fields |= bytes_field("value", effect.value)
+    if effect.version:
+        fields |= {"create_revision": effect.create_revision, "version": effect.version}
+    return fields

@@ -1,0 +1,85 @@
+"""Exit codes, and how an error is told: one line for people, or one JSON object for programs, on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+"""No connection, or no answer in time."""
+EXIT_REFUSED = 4
+"""The server refused or failed."""
+EXIT_UNHEALTHY = 5
+"""A check found something: damage, or a threshold passed."""
+EXIT_NOT_FOUND = 6
+EXIT_CONDITION = 7
+EXIT_INTERRUPTED = 130
+
+
+class CtlError(Exception):
+    """An error that ends a command: a stable code, a message, a hint (may be empty) and the exit code.
+
+    ``fields`` are added to the JSON form.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", exit_code: int = EXIT_ERROR, **fields: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+        self.fields = fields
+
+
+def as_ctl_error(error: Exception) -> CtlError:
+    """Turn an error of the SDK or of a file into one that ends a command; raise it again if it is neither."""
+    import kvclient
+
+    if isinstance(error, CtlError):
+        return error
+    if isinstance(error, OSError):
+        what = error.strerror or str(error)
+        return CtlError("FILE_ERROR", f"{error.filename}: {what}" if error.filename else what)
+    if not isinstance(error, kvclient.KvClientError):
+        raise error
+    fields: dict[str, Any] = {"details": error.details} if error.details else {}
+    if isinstance(error, kvclient.ConditionFailed):
+        fields["mod_revision"] = error.mod_revision
+    return CtlError(error.code, error.message, error.hint, exit_code_of(error), **fields)
+
+
+def exit_code_of(error: Exception) -> int:
+    """Return the exit code for an error of the SDK."""
+    import kvclient
+
+    match error:
+        case kvclient.ConditionFailed():
+            return EXIT_CONDITION
+        case kvclient.Timeout():
+            return EXIT_UNREACHABLE
+        case kvclient.Unavailable() | kvclient.OutcomeUnknown():
+            return EXIT_REFUSED if error.from_server else EXIT_UNREACHABLE
+        case _:
+            return EXIT_REFUSED
+
+
+def report(error: CtlError, *, as_json: bool) -> int:
+    """Tell an error on standard error and return its exit code."""
+    if as_json:
+        told = {"code": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        sys.stderr.write(json.dumps({**told, **error.fields}) + "\n")
+    else:
+        sys.stderr.write(f"error: {_one_line(error.message)} [{error.code}]\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {_one_line(error.hint)}\n")
+    sys.stderr.flush()
+    return error.exit_code
+
+
+def _one_line(text: str) -> str:
+    """Escape what could move a terminal's cursor: a server's message may quote keys."""
+    return "".join(mark if mark.isprintable() else f"\\x{ord(mark):02x}" for mark in text)

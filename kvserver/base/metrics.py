@@ -1,0 +1,69 @@
+"""Every metric that the server exposes: name, kind, labels and meaning, stated once.
+
+The names are a contract with whoever draws graphs and writes alerts: units are base units, counters end in ``_total``, and
+what go-grpc-middleware calls by a name is called by the same name here, so that stock dashboards for gRPC work unchanged.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Kind(enum.Enum):
+    """How a metric behaves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(NamedTuple):
+    """One metric."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+METRICS = (
+    # what the node is and how far it is
+    Metric("kv_build_info", Kind.GAUGE, "Always 1; the labels say which software runs.", ("version", "python")),
+    Metric("kv_is_primary", Kind.GAUGE, "1 while the node takes writes, else 0."),
+    Metric("kv_epoch", Kind.GAUGE, "Number of the primacy under which the node serves."),
+    Metric("kv_revision", Kind.GAUGE, "Newest revision that readers are shown; the same as kv_visible_revision."),
+    Metric("kv_assigned_revision", Kind.GAUGE, "Newest revision given to a commit."),
+    Metric("kv_applied_revision", Kind.GAUGE, "Newest revision applied in memory."),
+    Metric("kv_durable_revision", Kind.GAUGE, "Newest revision synced to disk."),
+    Metric("kv_visible_revision", Kind.GAUGE, "Newest revision that readers are shown."),
+    # writes
+    Metric("kv_commits_total", Kind.COUNTER, "Commits made since the start."),
+    Metric("kv_waiting_requests", Kind.GAUGE, "Requests that wait in line for admission."),
+    Metric("kv_writes_refused_total", Kind.COUNTER, "Writes refused because too many waited or the disk had no room."),
+    Metric("kv_log_failed", Kind.GAUGE, "1 once the log has failed and the process is ending, else 0."),
+    # the log
+    Metric("kv_wal_groups_total", Kind.COUNTER, "Groups that came back from the log, each answered by one call."),
+    Metric("kv_wal_syncs_total", Kind.COUNTER, "Syncs of the log's open segment."),
+    Metric("kv_wal_written_bytes_total", Kind.COUNTER, "Bytes of frames written to the log."),
+    Metric("kv_wal_segments", Kind.GAUGE, "Segments of the log on disk."),
+    Metric("kv_wal_bytes", Kind.GAUGE, "Bytes of the log on disk."),
+    Metric("kv_recovery_seconds", Kind.GAUGE, "How long the log's recovery took at the last start."),
+    Metric("kv_recovery_commits", Kind.GAUGE, "Commits read back from the log at the last start."),
+    # what is held
+    Metric("kv_keys", Kind.GAUGE, "Keys that exist in all namespaces."),
+    Metric("kv_memory_bytes", Kind.GAUGE, "Bytes of keys, values and their bookkeeping in memory, past versions included."),
+    Metric("kv_memory_limit_bytes", Kind.GAUGE, "Above this many kv_memory_bytes writes are refused; 0: no limit."),
+    # the process
+    Metric("kv_data_disk_free_bytes", Kind.GAUGE, "Bytes that can still be written to the data folder's disk."),
+    Metric("kv_event_loop_lag_seconds", Kind.GAUGE, "Latest that a timer of the event loop fired in the last 15 seconds."),
+    # calls
+    Metric("grpc_server_started_total", Kind.COUNTER, "Calls begun.", _RPC),
+    Metric("grpc_server_handled_total", Kind.COUNTER, "Calls ended, by their status.", (*_RPC, "grpc_code")),
+    Metric("grpc_server_msg_received_total", Kind.COUNTER, "Messages received.", _RPC),
+    Metric("grpc_server_msg_sent_total", Kind.COUNTER, "Messages sent.", _RPC),
+    Metric("grpc_server_handling_seconds", Kind.HISTOGRAM, "How long calls took, from their first message to their status.", _RPC),
+)
+"""All of them, but for ``process_*``, which prometheus_client brings."""

@@ -1,0 +1,173 @@
+"""The service KV: reads and writes keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+
+from kvproto.v1 import kv_pb2
+
+from kvserver.base.errors import Code, DeadlinePassed, Refused
+from kvserver.commit.requests import Batch, Committed, DeleteSpan
+from kvserver.commit.ticket import Ticket
+from kvserver.engine.database import Database
+from kvserver.engine.scan import ScanOptions
+from kvserver.service import convert, validation
+from kvserver.service.context import CallContext
+from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
+from kvserver.service.pipeline import PipelineSession
+
+NAME = "kvproto.v1.KV"
+
+
+class KvService:
+    """The handlers of the service; all of them belong to the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._answers = convert.Answers(database)
+        self._namespaces = convert.Namespaces(database)
+
+    def methods(self) -> list[Method]:
+        """Return the table of what this service serves."""
+        return [
+            UnaryMethod(NAME, "Get", kv_pb2.GetRequest, self.get),
+            ScanMethod(NAME, "Scan", kv_pb2.ScanRequest, self.scan),
+            UnaryMethod(NAME, "Put", kv_pb2.PutRequest, self.put, writes=True),
+            UnaryMethod(NAME, "Delete", kv_pb2.DeleteRequest, self.delete, writes=True),
+            UnaryMethod(NAME, "Write", kv_pb2.WriteRequest, self.write, writes=True),
+            UnaryMethod(NAME, "Sync", kv_pb2.SyncRequest, self.sync),
+            FrameMethod(NAME, "Pipeline", kv_pb2.PipelineRequest, self.pipeline),
+        ]
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, request: kv_pb2.GetRequest, context: CallContext) -> kv_pb2.GetResponse | Awaitable[kv_pb2.GetResponse]:
+        """Return the version of one key; an awaitable where what the caller has seen is not visible yet."""
+        validation.check_key(request.key)
+        ticket = self._database.reading_at(request.revision, convert.session_of(request))
+        return self._found(request, ticket.answer()) if ticket.done else self._found_later(request, ticket)
+
+    async def _found_later(self, request: kv_pb2.GetRequest, ticket: Ticket[int]) -> kv_pb2.GetResponse:
+        return self._found(request, await ticket)
+
+    def _found(self, request: kv_pb2.GetRequest, revision: int) -> kv_pb2.GetResponse:
+        namespace = self._namespaces.for_read(request.namespace)
+        version = self._database.get(namespace, request.key, revision)
+        return kv_pb2.GetResponse(
+            header=self._answers.header(revision),
+            kv=None if version is None else convert.key_value(version),
+        )
+
+    async def scan(self, request: kv_pb2.ScanRequest, context: CallContext) -> AsyncGenerator[kv_pb2.ScanResponse, None]:
+        """Yield the chunks of a scan, all at one revision."""
+        span = convert.span_of_scan(request)
+        options = ScanOptions(
+            limit=validation.check_limit(request.limit),
+            reverse=request.reverse,
+            keys_only=request.keys_only,
+            count_only=request.count_only,
+        )
+        revision = await self._database.reading_at(request.revision, convert.session_of(request))
+        namespace = self._namespaces.for_read(request.namespace)
+        header = self._answers.header(revision)
+        async for chunk in self._database.scan(namespace, span, revision, options):
+            response = kv_pb2.ScanResponse(
+                header=header,
+                count=chunk.count if chunk.done else 0,
+                done=chunk.done,
+                more=chunk.more,
+            )
+            add = response.kvs.add
+            for key, value, create_revision, mod_revision, version in chunk.versions:
+                add(key=key, value=value, create_revision=create_revision, mod_revision=mod_revision, version=version)
+            yield response
+
+    async def sync(self, request: kv_pb2.SyncRequest, context: CallContext) -> kv_pb2.SyncResponse:
+        """Wait until a revision is as durable as asked."""
+        if request.level not in (kv_pb2.DURABILITY_UNSPECIFIED, kv_pb2.DURABILITY_LOCAL):
+            raise validation.invalid_field("level", f"must be DURABILITY_UNSPECIFIED or DURABILITY_LOCAL, not {request.level}")
+        revision = await self._database.pipeline.when_visible(request.revision or self._database.marks.assigned)
+        return kv_pb2.SyncResponse(header=self._answers.header(revision), reached=convert.LOCAL)
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def put(self, request: kv_pb2.PutRequest, context: CallContext) -> Ticket[kv_pb2.PutResponse]:
+        """Put one key."""
+        memory = validation.wants_memory(request.durability)
+        command = convert.put(self._namespaces.for_write(request.namespace), request)
+        return self._database.submit(command, self._put_answer, memory)
+
+    def _put_answer(self, done: Committed) -> kv_pb2.PutResponse:
+        return kv_pb2.PutResponse(
+            header=self._answers.header(done.revision),
+            reached=self._answers.reached(done.revision),
+        )
+
+    def delete(
+        self, request: kv_pb2.DeleteRequest, context: CallContext
+    ) -> Ticket[kv_pb2.DeleteResponse] | Awaitable[Ticket[kv_pb2.DeleteResponse]]:
+        """Delete a key, a range or a prefix."""
+        memory = validation.wants_memory(request.durability)
+        command = convert.delete(self._namespaces.for_write(request.namespace), request)
+        if isinstance(command, DeleteSpan):
+            return self._delete_span(command, memory, context)
+        return self._database.submit(command, self._delete_answer, memory)
+
+    async def _delete_span(
+        self, command: DeleteSpan, memory: bool, context: CallContext
+    ) -> Ticket[kv_pb2.DeleteResponse]:
+        await self._prepare([command.namespace], context)
+        return self._database.submit(command, self._delete_answer, memory)
+
+    def _delete_answer(self, done: Committed) -> kv_pb2.DeleteResponse:
+        revision = convert.depends_on(done)
+        return kv_pb2.DeleteResponse(
+            header=self._answers.header(revision), reached=self._answers.reached(revision), deleted=done.deleted
+        )
+
+    def write(
+        self, request: kv_pb2.WriteRequest, context: CallContext
+    ) -> Ticket[kv_pb2.WriteResponse] | Awaitable[Ticket[kv_pb2.WriteResponse]]:
+        """Carry out many mutations in one commit."""
+        memory = validation.wants_memory(request.durability)
+        command = convert.batch(request, self._namespaces.for_write(request.namespace), self._namespaces)
+        spans = convert.spans_of(command)
+        if spans:
+            return self._write_spans(command, spans, memory, context)
+        return self._database.submit(command, self._write_answer, memory)
+
+    async def _write_spans(
+        self, command: Batch, spans: list[int], memory: bool, context: CallContext
+    ) -> Ticket[kv_pb2.WriteResponse]:
+        await self._prepare(spans, context)
+        return self._database.submit(command, self._write_answer, memory)
+
+    def _write_answer(self, done: Committed) -> kv_pb2.WriteResponse:
+        revision = convert.depends_on(done)
+        return kv_pb2.WriteResponse(
+            header=self._answers.header(revision),
+            reached=self._answers.reached(revision),
+            put=done.put,
+            deleted=done.deleted,
+        )
+
+    async def _prepare(self, namespaces: list[int], context: CallContext) -> None:
+        """Order the keys that span deletions will walk. Raises Refused if the caller's time ran out over it."""
+        for namespace in dict.fromkeys(namespaces):
+            await self._database.prepare_span(namespace)
+        if context.remaining_s() == 0:
+            raise not_written()
+
+    def pipeline(self, context: CallContext) -> PipelineSession:
+        """Begin a stream of frames."""
+        return PipelineSession(self._database)
+
+
+def not_written() -> Refused:
+    """Return the answer to a write whose deadline passed before anything was done about it."""
+    return Refused(Code.NOT_WRITTEN, "the time allowed ran out before the write was begun", "it is safe to try again")
+
+
+def deadline_passed() -> DeadlinePassed:
+    """Return the answer to a read whose deadline passed before anything was done about it."""
+    return DeadlinePassed("the time allowed ran out before the request was begun")
