@@ -37,13 +37,13 @@ class CtlError(Exception):
 
 def as_ctl_error(error: Exception) -> CtlError:
     """Turn an error of the SDK or of a file into one that ends a command; raise it again if it is neither."""
-    import kvclient
-
     if isinstance(error, CtlError):
         return error
     if isinstance(error, OSError):
         what = error.strerror or str(error)
         return CtlError("FILE_ERROR", f"{error.filename}: {what}" if error.filename else what)
+    import kvclient
+
     if not isinstance(error, kvclient.KvClientError):
         raise error
     fields: dict[str, Any] = {"details": error.details} if error.details else {}

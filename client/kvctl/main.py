@@ -110,6 +110,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return report(CtlError("INTERRUPTED", "interrupted", exit_code=EXIT_INTERRUPTED), as_json=settings.as_json)
     except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for: older versions of click show help too
+            sys.stderr.write(error.format_message() + "\n")
+            return EXIT_USAGE
         return report(_usage(error), as_json=settings.as_json)
     except BrokenPipeError:  # whoever read the output has gone, as in `kvctl scan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,8 +130,6 @@ def _usage(error: click.ClickException) -> CtlError:
     """Turn a wrong command line into an error that names the help to read."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "kvctl"
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return CtlError("USAGE", f"{path} needs a command or an argument", f"see: {path} --help", EXIT_USAGE)
     return CtlError("USAGE", error.format_message(), f"see: {path} --help", EXIT_USAGE)
 
 

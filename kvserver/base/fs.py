@@ -87,6 +87,10 @@ class FileSystem(Protocol):
         """Return how many bytes can still be written below the folder."""
 
 
+_CLOSED = 2**31 - 1
+"""A descriptor that is never open, so that using a closed file is answered with EBADF like any other error."""
+
+
 class OsFile:
     """A file of the operating system."""
 
@@ -140,8 +144,8 @@ class OsFile:
 
     def close(self) -> None:
         """Close the descriptor."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self._fd != _CLOSED:
+            fd, self._fd = self._fd, _CLOSED
             os.close(fd)
 
 
@@ -162,7 +166,7 @@ class OsFileSystem:
     """The operating system's file system.
 
     Folders that were synced once stay open, so that syncing one again needs no descriptor: a full descriptor table must
-    not fail a rotation of the log half-way.
+    not fail a rotation of the log half-way. A folder must not be renamed or replaced while the object lives.
     """
 
     def __init__(self) -> None:
@@ -198,13 +202,12 @@ class OsFileSystem:
 
     def make_dir(self, path: Path) -> None:
         """Create a folder and those above it."""
-        if path.is_dir():
-            return
-        if path.parent != path:
+        if not path.is_dir():
             self.make_dir(path.parent)
-        with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        self.sync_dir(path.parent)
+        # Also of a folder that was there: whoever made it may have died before its name was durable.
+        with contextlib.suppress(PermissionError):  # a parent that may not be read is not ours, and was there before us
+            self.sync_dir(path.parent)
 
     def sync_dir(self, path: Path) -> None:
         """Call fsync on the folder."""

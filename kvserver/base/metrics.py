@@ -64,6 +64,6 @@ METRICS = (
     Metric("grpc_server_handled_total", Kind.COUNTER, "Calls ended, by their status.", (*_RPC, "grpc_code")),
     Metric("grpc_server_msg_received_total", Kind.COUNTER, "Messages received.", _RPC),
     Metric("grpc_server_msg_sent_total", Kind.COUNTER, "Messages sent.", _RPC),
-    Metric("grpc_server_handling_seconds", Kind.HISTOGRAM, "How long calls took, from their first message to their status.", _RPC),
+    Metric("grpc_server_handling_seconds", Kind.HISTOGRAM, "How long calls took, until their status was known.", _RPC),
 )
 """All of them, but for ``process_*``, which prometheus_client brings."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
+from kvserver.base.errors import Code, DeadlinePassed, Refused
+
 
 class CallContext(Protocol):
     """One call, as far as a service may know of it."""
@@ -38,3 +40,13 @@ class FixedContext:
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """Return the pairs given."""
         return self.pairs
+
+
+def not_written() -> Refused:
+    """Return the answer to a write whose deadline passed before anything was done about it."""
+    return Refused(Code.NOT_WRITTEN, "the time allowed ran out before the write was begun", "it is safe to try again")
+
+
+def deadline_passed() -> DeadlinePassed:
+    """Return the answer to a read whose deadline passed before anything was done about it."""
+    return DeadlinePassed("the time allowed ran out before the request was begun")

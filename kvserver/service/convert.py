@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from kvproto.v1 import errors_pb2, kv_pb2
-
 from kvserver.base.errors import ConditionFailed, KvError, UnknownNamespace
 from kvserver.base.limits import MIB
 from kvserver.base.types import Version
@@ -139,9 +139,7 @@ def session_of(request: kv_pb2.GetRequest | kv_pb2.ScanRequest) -> tuple[int, in
 def key_value(version: Version) -> kv_pb2.KeyValue:
     """Return one version of a key as a message."""
     key, value, create_revision, mod_revision, number = version
-    return kv_pb2.KeyValue(
-        key=key, value=value, create_revision=create_revision, mod_revision=mod_revision, version=number
-    )
+    return kv_pb2.KeyValue(key=key, value=value, create_revision=create_revision, mod_revision=mod_revision, version=number)
 
 
 def depends_on(done: Committed) -> int:
@@ -149,13 +147,17 @@ def depends_on(done: Committed) -> int:
     return done.revision or done.depends_on
 
 
+def error_code(error: KvError) -> errors_pb2.ErrorCode.ValueType:
+    """Return the contract's name for a code: the same number, which a test holds equal."""
+    return cast("errors_pb2.ErrorCode.ValueType", int(error.code))
+
+
 def failures(errors: Iterable[tuple[int, KvError]]) -> list[kv_pb2.Failure]:
     """Return the failed operations of a frame as messages; the text of all of them together is bounded."""
     room = _FAILURE_TEXT_BYTES
     found = []
     for index, error in errors:
-        # A Code has the same numbers as the contract's enum; a test holds the two equal.
-        failure = kv_pb2.Failure(index=index, code=errors_pb2.ErrorCode.Name(error.code))
+        failure = kv_pb2.Failure(index=index, code=error_code(error))
         room -= len(error.message)
         if room >= 0:
             failure.message = error.message

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable
 
 from kvproto.v1 import kv_pb2
-
-from kvserver.base.errors import Code, DeadlinePassed, Refused
 from kvserver.commit.requests import Batch, Committed, DeleteSpan
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.engine.scan import ScanOptions
 from kvserver.service import convert, validation
-from kvserver.service.context import CallContext
+from kvserver.service.context import CallContext, not_written
 from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
 from kvserver.service.pipeline import PipelineSession
 
@@ -113,9 +111,7 @@ class KvService:
             return self._delete_span(command, memory, context)
         return self._database.submit(command, self._delete_answer, memory)
 
-    async def _delete_span(
-        self, command: DeleteSpan, memory: bool, context: CallContext
-    ) -> Ticket[kv_pb2.DeleteResponse]:
+    async def _delete_span(self, command: DeleteSpan, memory: bool, context: CallContext) -> Ticket[kv_pb2.DeleteResponse]:
         await self._prepare([command.namespace], context)
         return self._database.submit(command, self._delete_answer, memory)
 
@@ -161,13 +157,3 @@ class KvService:
     def pipeline(self, context: CallContext) -> PipelineSession:
         """Begin a stream of frames."""
         return PipelineSession(self._database)
-
-
-def not_written() -> Refused:
-    """Return the answer to a write whose deadline passed before anything was done about it."""
-    return Refused(Code.NOT_WRITTEN, "the time allowed ran out before the write was begun", "it is safe to try again")
-
-
-def deadline_passed() -> DeadlinePassed:
-    """Return the answer to a read whose deadline passed before anything was done about it."""
-    return DeadlinePassed("the time allowed ran out before the request was begun")

@@ -102,7 +102,8 @@ def details(error: KvError) -> bytes:
         info.metadata["mod_revision"] = str(error.mod_revision)
     packed = Any()
     packed.Pack(info)
-    return Status(code=canonical(error), message=message(error), details=[packed]).SerializeToString()
+    serialized: bytes = Status(code=canonical(error), message=message(error), details=[packed]).SerializeToString()
+    return serialized
 
 
 def internal_error() -> KvError:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 
 from kvproto.v1 import kv_pb2
-
 from kvserver.base.errors import Code, InvalidRequest
 from kvserver.base.limits import (
     MAX_COMMIT_MUTATIONS,
@@ -118,7 +117,7 @@ def check_namespace_name(name: str) -> None:
 
 
 def are_puttable(keys: Sequence[bytes], values: Sequence[bytes]) -> bool:
-    """Say whether all pairs of two columns, neither of them empty, are within the limits. No call an item: this is the hot path."""
+    """Say whether all pairs of two columns, not empty ones, are within the limits. The hot path: no call an item."""
     return all(keys) and max(map(len, keys)) <= MAX_KEY_BYTES and max(map(len, values)) <= MAX_VALUE_BYTES
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from kvserver.base.fs import File, FileSystem, OsFileSystem, create_once, opened, read_file, write_new_file
 from support.faultfs import FaultFileSystem
 from support.memfs import MemoryFileSystem
 from support.recordfs import RecordingFileSystem
-
-from kvserver.base.fs import File, FileSystem, OsFileSystem, create_once, opened, read_file, write_new_file
 
 MAKERS: dict[str, Callable[[], FileSystem]] = {
     "os": OsFileSystem,

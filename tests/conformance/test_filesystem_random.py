@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from kvserver.base.fs import File, FileSystem, OsFileSystem
 from support.faultfs import FaultFileSystem
 from support.memfs import MemoryFileSystem
 from support.recordfs import RecordingFileSystem
-
-from kvserver.base.fs import File, FileSystem, OsFileSystem
 
 CALLS = 300
 PLACES = ("a", "b", "c", "folder", "folder/a", "folder/b", "other/a", "a/below")

@@ -16,7 +16,7 @@ from support.faultfs import ProcessKilled
 from support.memfs import MemoryFileSystem
 
 ROUNDS = int(os.environ.get("KVSERVER_CRASH_ROUNDS", "1"))
-STATES = 6
+STATES = 6 if ROUNDS == 1 else 40
 PASSAGES = (1, 2, 3, 7)
 STEPS = 25
 

@@ -13,7 +13,7 @@ from support.recordfs import CHANGING, Entry, Op, RecordingFileSystem
 
 ROUNDS = int(os.environ.get("KVSERVER_CRASH_ROUNDS", "1"))
 STEPS = 12
-STATES = 5
+STATES = 5 if ROUNDS == 1 else 100
 
 
 class Told:
@@ -24,9 +24,12 @@ class Told:
         self.points: list[tuple[MemoryFileSystem, int]] = []
 
     def note(self, disk: MemoryFileSystem) -> None:
-        """Remember the disk as it is after a call, and what had been told by then."""
+        """Remember the disk as it is after a call, and what had been told by the next one."""
         run = self.run
-        self.points.append((disk.clone(), max(run.acknowledged, run.shown) if run is not None else 1))
+        told = max(run.acknowledged, run.shown, run.db.marks.visible) if run is not None else 1
+        if self.points:  # nothing changed on disk since, but more may have been told
+            self.points[-1] = (self.points[-1][0], told)
+        self.points.append((disk.clone(), told))
 
 
 def trace(seed: int) -> tuple[Run, Told]:

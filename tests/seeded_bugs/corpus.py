@@ -24,6 +24,10 @@ FAILING = ("tests/crash/test_failing_calls.py",)
 CROSSING = ("tests/crash/test_crossing.py",)
 UNIT_WAL = ("tests/unit/wal",)
 
+SYNC_OF_THE_LAST_GROUP = (
+    "        self._file.datasync()\n        frame, chain = self._build(kind, count, payload, time_ms)\n        failpoints"
+)
+
 CORPUS = (
     SeededBug(
         "acknowledged_before_the_sync",
@@ -31,6 +35,16 @@ CORPUS = (
         (("        self._file.datasync()\n", ""),),
         CAMPAIGN,
         "NATS lost 131,418 acknowledged messages this way in a power cut (Jepsen, December 2025)",
+    ),
+    SeededBug(
+        "answered_before_a_sync_that_follows",
+        "kvserver/wal/segment.py",
+        (
+            ("        self._file.datasync()\n", ""),
+            ("        frame, chain = self._build(kind, count, payload, time_ms)\n        failpoints", SYNC_OF_THE_LAST_GROUP),
+        ),
+        CAMPAIGN,
+        "the sync comes, but only with the next group",
     ),
     SeededBug(
         "waiters_cross_by_a_list_swap",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import click
 
@@ -34,7 +35,7 @@ def export(settings: Settings, file: str, prefix: str | None, revision: int | No
     count = 0
     with (
         settings.connect() as kv,
-        ProgressBar(f"exporting {file}", None) as bar,
+        ProgressBar(f"exporting {Path(file).name}", None) as bar,
         records.OutputFile(file) as sink,
     ):
         for entry in kv.scan(None if prefix is None else os.fsencode(prefix), revision=revision):

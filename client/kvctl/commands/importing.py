@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import ExitStack
 from io import FileIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -61,7 +62,7 @@ def _import(settings: Settings, file: str, skip: int, acked_log: str | None, acc
         stack.callback(source.close)
         if acked_log is not None:
             account.acked_log = stack.enter_context(FileIO(acked_log, "ab"))
-        bar = stack.enter_context(ProgressBar(f"importing {file}", source.size))
+        bar = stack.enter_context(ProgressBar(f"importing {Path(file).name}", source.size))
         kv = stack.enter_context(settings.connect())
         _load(kv, source, skip, account, bar, stall_timeout_s=settings.timeout_s)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.clocks import ClockStalled, ManualClock
 
 from kvserver.base.clock import Clock
+from support.clocks import ClockStalled, ManualClock
 
 JOIN_S = 10.0
 

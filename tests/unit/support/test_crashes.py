@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+from kvserver.base.fs import create_once, write_new_file
 from support.crashes import (
     CrashState,
     TooManyStates,
@@ -21,8 +23,6 @@ from support.crashes import (
 from support.memdisk import LOST, WHOLE, Survival
 from support.memfs import MemoryFile, MemoryFileSystem
 from support.recordfs import Op, RecordingFileSystem
-
-from kvserver.base.fs import create_once, write_new_file
 
 ROOT = Path("/data")
 FILE = ROOT / "file"

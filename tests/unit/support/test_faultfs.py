@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from kvserver.base.fs import FileSystem, OsFileSystem, create_once, opened, read_file, write_new_file
 from support.faultfs import FAILING, READING, Fault, FaultFileSystem, FaultPlan, ProcessKilled, failing_calls
 from support.memfs import MemoryFileSystem
 from support.recordfs import Kind
-
-from kvserver.base.fs import FileSystem, OsFileSystem, create_once, opened, read_file, write_new_file
 
 ROOT = Path("/data")
 FILE = ROOT / "file"

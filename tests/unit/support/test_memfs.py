@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.memdisk import LENGTH_ONLY, LOST, WHOLE, NameChange, Survival, Unsynced
-from support.memfs import MemoryFile, MemoryFileSystem
 
 from kvserver.base.fs import create_once, opened, read_file, write_new_file
+from support.memdisk import LENGTH_ONLY, LOST, WHOLE, NameChange, Survival, Unsynced
+from support.memfs import MemoryFile, MemoryFileSystem
 
 ROOT = Path("/data")
 FILE = ROOT / "file"

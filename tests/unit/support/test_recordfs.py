@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
+
+from kvserver.base.fs import create_once
 from support.faultfs import Fault, FaultFileSystem, FaultPlan
 from support.memfs import MemoryFileSystem
 from support.recordfs import Entry, Mark, Op, RecordingFileSystem
-
-from kvserver.base.fs import create_once
 
 ROOT = Path("/data")
 FILE = ROOT / "file"

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
+
 from support.crashes import CrashPoint, all_states, count_states, record_crash_points, sampled_states
 from support.faultfs import Fault, FaultFileSystem, FaultPlan, ProcessKilled, failing_calls
 from support.memfs import MemoryFileSystem

@@ -1,0 +1,191 @@
+"""A stream of frames: many independent operations a message, effects in the order sent, answers as they may be told.
+
+Columnar frames are the fast path, and the reason why this is not written as a loop over operations: a frame of a thousand
+puts is checked by a handful of calls over whole columns, carried out by one submission, and answered by one run of
+revisions. Only a frame that breaks a rule is looked at pair by pair, to tell the failing operations from the others.
+
+Each operation is judged by itself: one that fails, or is refused for want of room, does not keep later ones from being
+carried out. What is refused as a whole (no operation of it was begun) is answered ``rejected``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from functools import partial
+
+from kvproto.v1 import kv_pb2
+from kvserver.base.errors import InvalidRequest, KvError, OutcomeUnknown
+from kvserver.base.types import Version
+from kvserver.commit.requests import Committed, Delete, Found, PutRun, ReadRun, RunDone
+from kvserver.commit.ticket import Ticket
+from kvserver.engine.database import Database
+from kvserver.service import convert, validation
+from kvserver.service.frames import FrameContext, PendingFrame, as_it_is, within_budget
+from kvserver.service.mixed import carry_out_mixed
+
+Failures = list[tuple[int, KvError]]
+
+
+class PipelineSession:
+    """One stream. ``handle`` belongs to the event loop and is called in the order of the frames."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._answers = convert.Answers(database)
+        self._namespaces = convert.Namespaces(database)
+
+    def handle(self, frame: kv_pb2.PipelineRequest) -> PendingFrame | Awaitable[PendingFrame]:
+        """Carry a frame out. Never raises KvError: refusals are answers too."""
+        context = FrameContext(frame.frame_id, self._answers)
+        try:
+            context.memory = validation.wants_memory(frame.durability)
+            namespace = self._namespaces.for_write(frame.namespace)
+            match frame.WhichOneof("operations"):
+                case "puts":
+                    return self._puts(context, namespace, list(frame.puts.keys), list(frame.puts.values))
+                case "deletes":
+                    return self._deletes(context, namespace, list(frame.deletes.keys))
+                case "gets":
+                    return self._gets(context, namespace, list(frame.gets.keys))
+                case "mixed":
+                    operations = frame.mixed.operations
+                    validation.check_operation_count(len(operations))
+                    return carry_out_mixed(self._database, self._namespaces, context, namespace, operations)
+                case _:
+                    raise validation.invalid_field("operations", "is missing; a frame has one kind of operations")
+        except KvError as error:
+            return PendingFrame((), partial(context.rejection, error))
+
+    # -- puts -----------------------------------------------------------------------------------------------------
+
+    def _puts(self, context: FrameContext, namespace: int, keys: list[bytes], values: list[bytes]) -> PendingFrame:
+        if len(keys) != len(values):
+            raise validation.invalid_field("puts", f"has {len(keys)} keys and {len(values)} values; they must be as many")
+        validation.check_operation_count(len(keys))
+        failed: Failures = []
+        if keys and not validation.are_puttable(keys, values):
+            keys, values, failed = _split_puts(keys, values)
+        if not keys:
+            return PendingFrame((), partial(context.answer, failures=failed))
+        ticket = self._database.submit(PutRun(namespace, keys, values), as_it_is, context.memory)
+        return PendingFrame((ticket,), partial(self._puts_answer, context, ticket, len(keys), failed))
+
+    def _puts_answer(
+        self, context: FrameContext, ticket: Ticket[RunDone], puts: int, failed: Failures
+    ) -> kv_pb2.PipelineResponse:
+        try:
+            first, commits = ticket.answer()
+        except OutcomeUnknown as error:
+            return context.answer(failures=_with_all_others(failed, puts + len(failed), error))
+        except KvError as error:
+            return context.rejection(error)
+        return context.answer(first + commits - 1, failures=failed, first_revision=first, commits=commits)
+
+    # -- deletes --------------------------------------------------------------------------------------------------
+
+    def _deletes(self, context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
+        validation.check_operation_count(len(keys))
+        keys, places, failed = _split_keys(keys)
+        submit, memory = self._database.submit, context.memory
+        tickets = [submit(Delete(namespace, key), as_it_is, memory) for key in keys]
+        return PendingFrame(tickets, partial(self._deletes_answer, context, tickets, places, failed))
+
+    def _deletes_answer(
+        self, context: FrameContext, tickets: list[Ticket[Committed]], places: Sequence[int], failed: Failures
+    ) -> kv_pb2.PipelineResponse:
+        absent: list[int] = []
+        depends_on = first = commits = 0
+        for place, ticket in zip(places, tickets, strict=True):
+            try:
+                done = ticket.answer()
+            except KvError as error:
+                failed.append((place, error))
+                continue
+            depends_on = max(depends_on, convert.depends_on(done))
+            if done.revision:
+                first = first or done.revision
+                commits += 1
+            else:
+                absent.append(place)
+        response = context.answer(depends_on, failures=failed, first_revision=first, commits=commits)
+        response.absent.extend(absent)
+        return response
+
+    # -- gets -----------------------------------------------------------------------------------------------------
+
+    def _gets(self, context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
+        validation.check_operation_count(len(keys))
+        asked = len(keys)
+        keys, places, failed = _split_keys(keys)
+        if not keys:
+            return PendingFrame((), partial(_columns, context, Found([], 0), places, asked, failed))
+        ticket = self._database.submit(ReadRun(namespace, keys), as_it_is)
+        return PendingFrame((ticket,), partial(self._gets_answer, context, ticket, places, asked, failed))
+
+    def _gets_answer(
+        self, context: FrameContext, ticket: Ticket[Found], places: Sequence[int], asked: int, failed: Failures
+    ) -> kv_pb2.PipelineResponse:
+        try:
+            found = ticket.answer()
+        except KvError as error:
+            return context.rejection(error)
+        return _columns(context, found, places, asked, failed)
+
+
+def _columns(context: FrameContext, found: Found, places: Sequence[int], asked: int, failed: Failures) -> kv_pb2.PipelineResponse:
+    """Return the answer to columnar reads: a row for every key asked for, empty where it failed or does not exist."""
+    rows: list[Version | None] = found.versions
+    kept = within_budget(zip(places, rows, strict=True), failed)
+    if len(kept) != asked:
+        by_place = dict(kept)
+        kept = [(place, by_place.get(place)) for place in range(asked)]
+    versions = [version or _NOTHING for _, version in kept]
+    response = context.answer(found.depends_on, failures=failed)
+    response.gets.values.extend([version.value for version in versions])
+    response.gets.mod_revisions.extend([version.mod_revision for version in versions])
+    response.gets.create_revisions.extend([version.create_revision for version in versions])
+    response.gets.versions.extend([version.version for version in versions])
+    return response
+
+
+_NOTHING = Version(b"", b"", 0, 0, 0)
+
+
+def _split_puts(keys: list[bytes], values: list[bytes]) -> tuple[list[bytes], list[bytes], Failures]:
+    """Tell the pairs that may be put from those that may not; the slow path."""
+    good_keys: list[bytes] = []
+    good_values: list[bytes] = []
+    failed: Failures = []
+    for place, (key, value) in enumerate(zip(keys, values, strict=True)):
+        try:
+            validation.check_pair(key, value)
+        except InvalidRequest as error:
+            failed.append((place, error))
+        else:
+            good_keys.append(key)
+            good_values.append(value)
+    return good_keys, good_values, failed
+
+
+def _split_keys(keys: list[bytes]) -> tuple[list[bytes], Sequence[int], Failures]:
+    """Tell what may be a key from what may not; with the keys come their places in the frame."""
+    if not keys or validation.are_keys(keys):
+        return keys, range(len(keys)), []
+    good: list[bytes] = []
+    places: list[int] = []
+    failed: Failures = []
+    for place, key in enumerate(keys):
+        try:
+            validation.check_key(key)
+        except InvalidRequest as error:
+            failed.append((place, error))
+        else:
+            good.append(key)
+            places.append(place)
+    return good, places, failed
+
+
+def _with_all_others(failed: Failures, operations: int, error: KvError) -> Failures:
+    """Return the failures of a frame of which every operation failed: those that had their own reason, and the others."""
+    own = dict(failed)
+    return [(place, own.get(place, error)) for place in range(operations)]

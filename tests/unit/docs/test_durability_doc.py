@@ -1,0 +1,28 @@
+"""docs/durability.md has a row for every case of recovery and names every failpoint at the step where it stands."""
+
+from __future__ import annotations
+
+from unit.docs.documents import in_code, section
+
+from kvserver.base import failpoints
+from kvserver.wal.recovery import DECISIONS, Case, Decision
+
+DOCUMENT = "docs/durability.md"
+
+
+def test_the_recovery_table_is_that_of_the_code() -> None:
+    rows = section(DOCUMENT, "Recovery").table()
+    documented = {in_code(row["case"])[0]: in_code(row["decision"])[0] for row in rows}
+    assert documented == {case.name: decision.name for case, decision in DECISIONS.items()}
+    assert [in_code(row["case"])[0] for row in rows] == [case.name for case in Case]
+
+
+def test_every_decision_is_explained() -> None:
+    explained = {line[3:].partition("`")[0] for line in section(DOCUMENT, "Recovery").lines if line.startswith("- `")}
+    assert explained == {decision.name for decision in Decision}
+
+
+def test_every_failpoint_stands_at_a_step() -> None:
+    named = {name for line in section(DOCUMENT, "Step by step").lines for name in in_code(line)}
+    points = {name for name in named if name.startswith(("wal.", "engine."))}
+    assert points == set(failpoints.NAMES)

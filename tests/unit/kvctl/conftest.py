@@ -1,0 +1,79 @@
+"""Fixtures: a fake server, and kvctl as a function from a command line to what it printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kvctl.main import run
+from support.fake_server import FakeServer
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one run of kvctl did."""
+
+    exit_code: int
+    out: bytes
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.err)
+
+
+Kvctl = Callable[..., Outcome]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def offline(capfdbinary: pytest.CaptureFixture[bytes]) -> Kvctl:
+    """Runs kvctl in this process, without naming a server."""
+
+    def kvctl(*arguments: str) -> Outcome:
+        capfdbinary.readouterr()
+        exit_code = run(arguments)
+        captured = capfdbinary.readouterr()
+        return Outcome(exit_code, captured.out, captured.err.decode())
+
+    return kvctl
+
+
+@pytest.fixture
+def kvctl(fake: FakeServer, offline: Kvctl) -> Kvctl:
+    return lambda *arguments: offline("-E", fake.endpoint, *arguments)
+
+
+@pytest.fixture
+def absent_endpoint() -> str:
+    """An endpoint on which nothing listens."""
+    with FakeServer() as server:
+        return server.endpoint
+
+
+@pytest.fixture
+def fill(fake: FakeServer) -> Callable[..., None]:
+    """Puts pairs into the store behind the server's back."""
+
+    def put(pairs: dict[bytes, bytes]) -> None:
+        for key, value in pairs.items():
+            fake.store.write_row("", key, value, fake.store.commit(0))
+
+    return put
