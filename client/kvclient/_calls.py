@@ -9,12 +9,11 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from kvproto.v1 import admin_pb2, kv_pb2
-
 from kvclient import _types as types
 from kvclient._channel import MAX_REQUEST_BYTES
 from kvclient._errors import InvalidRequestError
 from kvclient._scan import ScanCursor
+from kvproto.v1 import admin_pb2, kv_pb2
 
 ResultT = TypeVar("ResultT")
 

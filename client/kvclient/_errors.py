@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+
 from kvproto.v1 import errors_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
@@ -160,7 +161,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "OVERLOADED": NotWritten,
     "DISK_FULL": NotWritten,
     "MEMORY_FULL": NotWritten,
-    "LOG_FAILED": ServerError,
+    "LOG_FAILED": Unavailable,
     "NOT_SERVING": Unavailable,
     "CORRUPTION": Corruption,
     "DISK_UNAVAILABLE": NotWritten,

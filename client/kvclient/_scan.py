@@ -7,10 +7,9 @@ same revision: the scan shows one state however many calls it took, and its limi
 
 from __future__ import annotations
 
-from kvproto.v1 import kv_pb2
-
 from kvclient._errors import KvClientError, ServerError, Timeout
 from kvclient._types import Entry
+from kvproto.v1 import kv_pb2
 
 
 class ScanCursor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from kvproto.v1 import kv_pb2
-
 from kvclient._types import NO_SESSION, SessionToken
+from kvproto.v1 import kv_pb2
 
 
 class SessionTracker:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
-from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
@@ -34,6 +33,7 @@ from kvclient._types import (
     SyncResult,
     WriteResult,
 )
+from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import grpc
-from kvproto.v1 import kv_pb2
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
 from kvclient._types import Durability
 from kvclient.client import Client
+from kvproto.v1 import kv_pb2
 
 TagT = TypeVar("TagT")
 

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
-from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
@@ -32,6 +31,7 @@ from kvclient._types import (
     SyncResult,
     WriteResult,
 )
+from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 

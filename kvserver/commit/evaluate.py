@@ -91,7 +91,11 @@ def _batch(request: Batch, state: State, assigned: int) -> Evaluated:
     seen: set[tuple[int, bytes]] = set()
     depends_on = put = 0
     for mutation in request.mutations:
-        part = _mutation(mutation, state, assigned)
+        try:
+            part = _mutation(mutation, state, assigned)
+        except ConditionFailed as error:  # that this one is named says that the conditions before it held
+            depending(error, assigned)
+            raise
         depends_on = max(depends_on, part.depends_on)
         put += part.put
         for effect in part.effects:

@@ -244,6 +244,7 @@ class CommitPipeline:
         self._assign(ticket, RunDone(first, commits), data, commits)
         self.state.memtable.put_run(request.namespace, request.keys, request.values, first)
         self.marks.applied = self.marks.assigned
+        self._answer_memory(ticket)
 
     def _carry_out_single(self, ticket: AnyTicket, request: Single) -> None:
         done = evaluate(request, self.state, self.marks.assigned)
@@ -255,6 +256,7 @@ class CommitPipeline:
         self._assign(ticket, committed, encode_commit(done.effects), 1)
         self.state.apply(done.effects, revision)
         self.marks.applied = revision
+        self._answer_memory(ticket)
 
     def _assign(self, ticket: AnyTicket, outcome: object, data: bytes, commits: int) -> None:
         """Give the commits their revisions and hand them to the log, which may write them while memory is filled."""
@@ -262,6 +264,9 @@ class CommitPipeline:
         self.commits += commits
         ticket.decide(outcome)
         self._hand_over(data, commits, None if ticket.memory else ticket)
+
+    def _answer_memory(self, ticket: AnyTicket) -> None:
+        """Answer a MEMORY write; not before it is in memory, because who is called back may ask for more at once."""
         if ticket.memory:
             ticket.complete()
 
@@ -297,8 +302,9 @@ class CommitPipeline:
         for submission in done.submissions:
             self._unwritten_bytes -= submission.claimed_bytes
         self._unwritten -= len(done.submissions)
-        if done.error is not None:
-            self._fail(done)
+        failure = done.error or self.failure
+        if failure is not None:
+            self._fail(failure, done.submissions)
             return
         if done.control is SEAL:
             self._sealing = False
@@ -310,11 +316,10 @@ class CommitPipeline:
         if self._waiting:
             self.admit_waiting()
 
-    def _fail(self, done: GroupDone[AnyTicket]) -> None:
+    def _fail(self, error: BaseException, submissions: list[Submission[AnyTicket]]) -> None:
         """Answer everything with what can be said truthfully after the log failed (I6)."""
-        assert done.error is not None
-        self._enter_failure(done.error)
-        for submission in done.submissions:
+        self._enter_failure(error)
+        for submission in submissions:
             if submission.waiter is not None:
                 submission.waiter.fail(OutcomeUnknown() if submission.commits else log_failed())
         while self._waiting:

@@ -166,6 +166,11 @@ class Database:
             space_error=str(error) if error is not None else "",
         )
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Return why the log failed, None while it has not. May be asked on any thread, and after ``close``."""
+        return self.pipeline.failure or self._committer.error or self._space.failure
+
     def run_log_once(self) -> bool:
         """Do one turn of the log and one of the space keeper on this thread; only where opened without threads."""
         self._space.step()
@@ -178,7 +183,7 @@ class Database:
         while self._committer.run_once():  # without threads, what was handed over is still in the queue
             pass
         self._space.close()
-        if self._committer.error is None:
+        if self._committer.error is None and self._space.failure is None:
             self._log.close()
             failpoints.hit("engine.close.after_final_sync")
         else:

@@ -26,9 +26,9 @@ from kvserver.base.errors import KvError, NotServing
 from kvserver.base.limits import MIB
 from kvserver.service.methods import FrameMethod, Pending, Session
 from kvserver.service.status import Canonical, canonical
+from kvserver.transport.context import GrpcContext, Serve
 from kvserver.transport.errors import decode, end_with, fault
 from kvserver.transport.rpc_metrics import MethodStats
-from kvserver.transport.unary import GrpcContext, Serve
 
 MAX_FRAMES = 64
 """Frames of one stream that may be under way."""
@@ -145,8 +145,32 @@ class FrameStream:
             waiter.set_result(None)
 
 
-def serve_frames(method: FrameMethod, stats: MethodStats, streams: set[FrameStream]) -> Serve:
-    """Return the coroutine function that grpc.aio calls for a method of frames; ``streams`` holds those that are open."""
+class OpenStreams:
+    """The streams that are open, so that they can be asked to end together."""
+
+    def __init__(self) -> None:
+        self._streams: set[FrameStream] = set()
+        self._draining = False
+
+    def add(self, stream: FrameStream) -> None:
+        """Note a stream that begins; while the server drains it is asked to end at once."""
+        self._streams.add(stream)
+        if self._draining:
+            stream.drain()
+
+    def discard(self, stream: FrameStream) -> None:
+        """Forget a stream that has ended."""
+        self._streams.discard(stream)
+
+    def drain(self) -> None:
+        """Ask all streams to end, those that begin from now on too."""
+        self._draining = True
+        for stream in list(self._streams):
+            stream.drain()
+
+
+def serve_frames(method: FrameMethod, stats: MethodStats, streams: OpenStreams) -> Serve:
+    """Return the coroutine function that grpc.aio calls for a method of frames; ``streams`` is told of each of them."""
     name = f"{method.service}/{method.name}"
 
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
@@ -158,15 +182,19 @@ def serve_frames(method: FrameMethod, stats: MethodStats, streams: set[FrameStre
         streams.add(stream)
         try:
             error = await stream.run()
+            if error is not None:
+                code = canonical(error)
+                await end_with(context, error)
         except asyncio.CancelledError:
             code = Canonical.CANCELLED
             raise
+        except grpc.aio.AbortError:
+            raise
         except Exception:
-            error = fault(name)
+            code = Canonical.INTERNAL
+            await end_with(context, fault(name))
         finally:
             streams.discard(stream)
             stats.end(code, now() - began)
-        if error is not None:
-            await end_with(context, error)
 
     return serve

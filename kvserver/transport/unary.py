@@ -7,7 +7,7 @@ like everything else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +18,7 @@ from kvserver.commit.ticket import Ticket
 from kvserver.service.context import deadline_passed, not_written
 from kvserver.service.methods import ScanMethod, UnaryMethod
 from kvserver.service.status import Canonical, canonical
+from kvserver.transport.context import GrpcContext, Serve
 from kvserver.transport.errors import decode, end_with, fault
 from kvserver.transport.rpc_metrics import MethodStats
 
@@ -26,30 +27,6 @@ ANSWER_MARGIN_S = 0.05
 
 ANSWER_MARGIN_SHARE = 0.1
 """With short deadlines the margin is this share of what remains."""
-
-Serve = Callable[[bytes, Any], Awaitable[Any]]
-
-
-class GrpcContext:
-    """A call of grpc.aio as services see it."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def remaining_s(self) -> float | None:
-        """Return the seconds until the caller's deadline, 0 when it has passed; None where there is none."""
-        remaining: float | None = self._context.time_remaining()
-        return remaining
-
-    def peer(self) -> str:
-        """Return the address of the caller."""
-        return str(self._context.peer())
-
-    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Return the pairs that the caller sent beside the request."""
-        return tuple((key, value) for key, value in self._context.invocation_metadata())
 
 
 def serve_unary(method: UnaryMethod, stats: MethodStats) -> Serve:

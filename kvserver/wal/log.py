@@ -121,10 +121,12 @@ class LogWriter:
 
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:
         length = fmt.FRAME_HEADER_LENGTH + fmt.padded(len(payload))
-        fits = self.segment.offset + length <= self._options.segment_bytes - SEGMENT_RESERVE
+        reserve = fmt.SEAL_FRAME_LENGTH if kind == fmt.MARK else SEGMENT_RESERVE
+        fits = self.segment.offset + length <= self._options.segment_bytes - reserve
         if not fits or not self._space.await_ready(self.segment.offset + length):
             self.rotate()
         self.segment.append(kind, count, payload, self._now())
+        self._space.confirm_synced()
         self.syncs += 1
         self.bytes_written += length
         self._space.advance(self.segment.offset)

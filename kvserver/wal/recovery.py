@@ -125,20 +125,28 @@ def recover(
         if reader.header.epoch != end.epoch:
             epochs.append((reader.header.epoch, end))
         _replay(reader, apply)
-        case = classify(reader, is_last=index == len(names) - 1)
+        is_last = index == len(names) - 1
+        case = classify(reader, is_last)
+        if is_last and DECISIONS[case] is not Decision.REFUSE:
+            _check_reaches(known, reader.position, reader.path)
         _carry_out(fs, paths, reader, case, listener)
         end = reader.position
         time_ms = max(time_ms, reader.time_ms)
         bytes_read += reader.offset
         segments.append(SegmentInfo(name, reader.path, reader.header, end, reader.offset))
+    if not names:
+        _check_reaches(known, end, paths.wal)
+    return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
+
+
+def _check_reaches(known: Position | None, end: Position, last: Path) -> None:
+    """Check, before anything is cut, that the log reaches what is known to have been durable. Raises Corruption."""
     if known is not None and known.revision > end.revision:
-        last = paths.segment(names[-1]) if names else paths.wal
         raise Corruption(
             last,
             0,
             f"the log ends at revision {end.revision}, but revision {known.revision} was durable; segments are missing",
         )
-    return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
 
 
 def check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:

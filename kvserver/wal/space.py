@@ -57,6 +57,7 @@ class LogSpace:
         self._offset = 0
         self._next: Prepared | None = None
         self._busy: Prepared | None = None
+        self._syncing: Prepared | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
         self.error: OSError | None = None
@@ -127,7 +128,20 @@ class LogSpace:
                 if self._thread is not None:
                     self._changed.wait(1.0)
                     continue
-            self._step_alone()
+            self.step()
+            if self.error is not None and self._next is None:
+                raise self.error
+
+    def confirm_synced(self) -> None:
+        """Raise ``SyncFailed`` if a sync of the open segment failed here; wait for the end of one that is under way.
+
+        Both threads sync the same file, and the kernel tells one of them alone that writing it back failed. So a sync on
+        the log thread proves something only where none on this one was told of a failure meanwhile.
+        """
+        with self._changed:
+            while self._syncing is not None and self._syncing is self._current:
+                self._changed.wait(1.0)
+            self._raise_failure()
 
     def take_next(self) -> Prepared:
         """Retire the open segment's file and return the next one, waiting for it if it must be."""
@@ -172,7 +186,7 @@ class LogSpace:
             self.error = error
         finally:
             with self._changed:
-                self._busy = None
+                self._busy = self._syncing = None
                 self._changed.notify_all()
         self.on_change()
         return True
@@ -211,6 +225,8 @@ class LogSpace:
         length = min(len(self._zeros), self._options.segment_bytes - target.ready_bytes)
         zeros = self._zeros if length == len(self._zeros) else self._zeros[:length]
         target.file.pwrite(zeros, target.ready_bytes)
+        with self._changed:
+            self._syncing = target
         try:
             target.file.datasync()
         except OSError as error:

@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from kvproto.v1 import admin_pb2, admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
 
+from kvproto.v1 import admin_pb2, admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
 from support.fake_store import FakeError, FakeStore, wanted_revision
 
 LOCAL = kv_pb2.DURABILITY_LOCAL
@@ -67,6 +67,7 @@ class FakeServer:
         self.store = FakeStore()
         self.requests: list[tuple[str, Any]] = []
         self.chunk_keys = 3
+        self.reached: int = LOCAL
         self.scan_stalls_after: int | None = None
         self.scan_is_cut = False
         self.pipeline_breaks_after: int | None = None
@@ -177,7 +178,7 @@ class _KV(kv_pb2_grpc.KVServicer):
             self.store.check_condition(request.namespace, request.key, wanted_revision(request))
             revision = self.store.commit(request.durability)
             self.store.write_row(request.namespace, request.key, request.value, revision)
-            return kv_pb2.PutResponse(header=self.fake.header(revision), reached=request.durability or LOCAL)
+            return kv_pb2.PutResponse(header=self.fake.header(revision), reached=request.durability or self.fake.reached)
 
         return self._unary("Put", request, context, carry_out)
 
@@ -189,7 +190,7 @@ class _KV(kv_pb2_grpc.KVServicer):
             for key in doomed:
                 self.store.write_row(request.namespace, key, None, revision)
             return kv_pb2.DeleteResponse(
-                header=self.fake.header(revision), reached=request.durability or LOCAL, deleted=len(doomed)
+                header=self.fake.header(revision), reached=request.durability or self.fake.reached, deleted=len(doomed)
             )
 
         return self._unary("Delete", request, context, carry_out)
@@ -218,7 +219,7 @@ class _KV(kv_pb2_grpc.KVServicer):
         deleted = sum(value is None for _, _, value in effects)
         return kv_pb2.WriteResponse(
             header=self.fake.header(revision),
-            reached=request.durability or LOCAL,
+            reached=request.durability or self.fake.reached,
             put=len(effects) - deleted,
             deleted=deleted,
         )
@@ -287,7 +288,7 @@ class _KV(kv_pb2_grpc.KVServicer):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
     def _frame(self, request: kv_pb2.PipelineRequest) -> kv_pb2.PipelineResponse:
-        answer = kv_pb2.PipelineResponse(frame_id=request.frame_id, reached=request.durability or LOCAL)
+        answer = kv_pb2.PipelineResponse(frame_id=request.frame_id, reached=request.durability or self.fake.reached)
         if request.namespace not in self.store.namespaces:
             answer.rejected = True
             answer.failures.add(index=0, code=errors_pb2.UNKNOWN_NAMESPACE, message="no such namespace")

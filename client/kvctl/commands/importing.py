@@ -95,7 +95,10 @@ def _explained(error: Exception, account: loading.Account, file: str, line: int 
     if account.records:
         told.message += f"; {_kept(account)}"
         go_on = f"go on with: kvctl import {shlex.quote(file)} --skip {account.through_line}"
-        told.hint = f"{told.hint}; then {go_on}" if told.hint else go_on
+        if told.code == "OUTCOME_UNKNOWN":  # puts of the same values may happen twice
+            told.hint = f"what stands behind that line may be loaded again without harm; {go_on}"
+        else:
+            told.hint = f"{told.hint}; then {go_on}" if told.hint else go_on
     return told
 
 

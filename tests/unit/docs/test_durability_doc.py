@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from unit.docs.documents import in_code, section
-
 from kvserver.base import failpoints
 from kvserver.wal.recovery import DECISIONS, Case, Decision
+from unit.docs.documents import in_code, section
 
 DOCUMENT = "docs/durability.md"
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.memfs import MemoryFileSystem
-from unit.docs.documents import Section, in_code, number, section
 
 from kvserver.base.clock import SystemClock
 from kvserver.base.environment import Environment
@@ -21,6 +19,8 @@ from kvserver.replication.local_register import LocalRegister
 from kvserver.wal import format as fmt
 from kvserver.wal.commit_record import DELETE, PUT, Effect, decode_commit, encode_commit
 from kvserver.wal.reader import End, SegmentReader
+from support.memfs import MemoryFileSystem
+from unit.docs.documents import Section, in_code, number, section
 
 DOCUMENT = "docs/log_format.md"
 TYPES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import kvclient
 import pytest
+
+import kvclient
 from support.fake_server import FakeServer
 
 
@@ -65,5 +66,11 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[...,
 
 
 @pytest.fixture
-def kv(connect: Callable[..., Any], fake: FakeServer) -> Any:
-    return connect(fake.endpoint)
+def endpoint(fake: FakeServer) -> str:
+    """A fresh node that keeps the contract; a test that names nothing else holds against any."""
+    return fake.endpoint
+
+
+@pytest.fixture
+def kv(connect: Callable[..., Any], endpoint: str) -> Any:
+    return connect(endpoint)

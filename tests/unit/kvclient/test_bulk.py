@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from kvclient import Client, Durability, InvalidRequestError, NotWritten, OutcomeUnknown, Unavailable, UnknownNamespace
 from kvclient.bulk import PutFrame, PutStream
 from support.fake_server import FakeServer

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kvclient import AsyncClient, Client, ServerError, Timeout
 from kvclient._scan import ScanCursor, prefix_end
 from kvproto.v1 import kv_pb2

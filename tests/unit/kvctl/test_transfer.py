@@ -165,7 +165,7 @@ def test_a_broken_connection_says_what_was_kept_and_how_to_go_on(
     error, hint = told.err.splitlines()
     assert "may or may not have been kept" in error
     assert error.endswith("; 60 records acknowledged, all up to line 61 [OUTCOME_UNKNOWN]")
-    assert hint.endswith(f"; then go on with: kvctl import {hundred} --skip 61")
+    assert hint.endswith(f"; go on with: kvctl import {hundred} --skip 61")
     noted = [json.loads(row) for row in acked.read_text().splitlines()]
     assert [row["key"] for row in noted] == [f"k{n:04}" for n in range(1, 62) if n != 51]
     assert [row["revision"] for row in noted] == list(range(2, 62))

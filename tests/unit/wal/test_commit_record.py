@@ -24,7 +24,7 @@ namespaces = st.integers(0, 2**32 - 1)
 keys = st.binary(min_size=1, max_size=40)
 values = st.binary(max_size=60)
 puts = st.builds(
-    lambda namespace, key, value, exact, lease: Effect(PUT, namespace, key, value, *exact, lease),
+    lambda namespace, key, value, exact, lease: Effect(PUT, namespace, key, value, exact[0], exact[1], lease),
     namespaces,
     keys,
     values,

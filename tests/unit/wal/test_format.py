@@ -111,7 +111,7 @@ def test_the_chains_that_history_begins_with_are_these_bytes() -> None:
 
 
 def test_lengths_are_what_the_space_accounting_takes_them_for() -> None:
-    assert (fmt.FRAME_HEADER_LENGTH, fmt.SEAL_FRAME_LENGTH, fmt.ALIGNMENT) == (72, len(GOLDEN_SEAL), 8)
+    assert (72, len(GOLDEN_SEAL), 8) == (fmt.FRAME_HEADER_LENGTH, fmt.SEAL_FRAME_LENGTH, fmt.ALIGNMENT)
     for length in range(40):
         frame, _ = group(bytes(length))
         assert len(frame) == 72 + fmt.padded(length) <= length + fmt.FRAME_OVERHEAD

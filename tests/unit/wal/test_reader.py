@@ -103,7 +103,9 @@ def test_a_segment_followed_by_space_is_open(behind: bytes) -> None:
     assert Segment().add().seal().read(behind).end is End.SEALED
 
 
-@pytest.mark.parametrize("behind", [b"\1", bytes(600) + b"\1", bytes(2 << 20) + b"x" + bytes(10)], ids=["at once", "later", "far"])
+@pytest.mark.parametrize(
+    "behind", [b"\1", bytes(600) + b"\1", bytes(2 << 20) + b"x" + bytes(10)], ids=["at once", "later", "far"]
+)
 def test_what_is_neither_frame_nor_space_is_bad(behind: bytes) -> None:
     reader = Segment().add().read(behind)
     assert reader.end is End.BAD

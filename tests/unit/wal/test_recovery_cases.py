@@ -203,11 +203,15 @@ def test_a_second_recovery_finds_the_same_and_changes_nothing(case: Case) -> Non
 def test_what_no_later_frame_proves_is_written_again_before_it_is_shown(case: Case) -> None:
     scene = SCENES[case]()
     whole = read_file(scene.fs, scene.last)
+    reader = SegmentReader(scene.last, whole)
+    list(reader.frames())
+    proven = reader.proven_length
+    assert fmt.SEGMENT_HEADER_LENGTH < proven < reader.offset
     with_holes = MemoryFileSystem()
     with_holes.plant(scene.first, read_file(scene.fs, scene.first))
-    with_holes.plant(scene.last, whole[: fmt.SEGMENT_HEADER_LENGTH])
+    with_holes.plant(scene.last, whole[:proven])
     file = with_holes.open(scene.last, writable=True)
-    file.pwrite(whole, 0)
+    file.pwrite(whole[proven:], proven)
     file.drop_unsynced()  # as a failed sync leaves it: in the cache, clean, and not on the disk
     found = recover_log(with_holes)
     after = with_holes.power_loss(lambda _: LOST)

@@ -1,0 +1,276 @@
+"""The composition root: makes the parts of a server, starts them in order, stops them in reverse.
+
+The order is the list in ``App.__init__``. HTTP first, so that probes are answered while the log is recovered; then the data,
+which may take long and claims an epoch; then gRPC, so that no call arrives before it can be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import shlex
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from kvserver.base.environment import Environment
+from kvserver.base.events import Event
+from kvserver.engine.database import Database
+from kvserver.replication.local_register import KIND, LocalRegister
+from kvserver.server import logs
+from kvserver.server.collector import Figures
+from kvserver.server.config import Address, ServeConfig
+from kvserver.server.http import HttpServer
+from kvserver.server.probes import Phase, Probes
+from kvserver.service import admin, kv
+from kvserver.transport.grpc_aio import GrpcServer, cannot_listen
+
+LOG = logging.getLogger("kvserver.server")
+
+OK = 0
+SOFTWARE_FAILURE = 70
+"""The exit code after a failure of the log or of the transport (EX_SOFTWARE)."""
+
+GRACE_S = 5.0
+"""How long calls under way may take when the server is asked to stop."""
+
+FAILURE_GRACE_S = 0.4
+"""The same after a failure of the log: its answers leave, nothing else is waited for."""
+
+CLOSE_AFTER_FAILURE_S = 0.3
+
+HEARTBEAT_S = 1.0
+LAG_SAMPLES = 15
+
+
+class Part(NamedTuple):
+    """One part of the server: how it is started and stopped."""
+
+    name: str
+    start: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
+
+
+class App:
+    """One server process's worth of parts. ``start``, then ``wait``, then ``stop``; all on one event loop."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config
+        self._env = Environment()
+        self._loop = asyncio.get_running_loop()
+        self.probes = Probes(self._env.clock)
+        self._figures = Figures(self.probes, self._free_bytes, config.engine.pipeline.memory_limit_bytes)
+        self._lags_s: deque[float] = deque([0.0], maxlen=LAG_SAMPLES)
+        self._figures.loop_lag_s = lambda: max(self._lags_s)
+        self._stop_asked: asyncio.Future[int] = self._loop.create_future()
+        self._started: list[Part] = []
+        self._heart: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._http: HttpServer | None = None
+        self._database: Database | None = None
+        self._grpc: GrpcServer | None = None
+        self._listen = config.listen
+        self._parts = [
+            Part("heart", self._start_heart, self._stop_heart),
+            Part("http", self._start_http, self._stop_http),
+            Part("database", self._start_database, self._stop_database),
+            Part("grpc", self._start_grpc, self._stop_grpc),
+        ]
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start all parts; on an error stop those that were started, and raise it (KvError for what can be mended)."""
+        try:
+            for part in self._parts:
+                LOG.debug("starting %s", part.name)
+                await part.start()
+                self._started.append(part)
+        except BaseException:
+            self.probes.phase = Phase.STOPPING
+            await self._stop_started()
+            raise
+        self.probes.phase = Phase.SERVING
+
+    async def wait(self) -> int:
+        """Serve until asked to stop, or until something failed; return the exit code."""
+        return await asyncio.shield(self._stop_asked)
+
+    async def stop(self) -> int:
+        """Stop all parts; return the exit code. What cannot be stopped cleanly is logged and makes the code a failure."""
+        self.probes.phase = Phase.STOPPING
+        code = self._stop_asked.result() if self._stop_asked.done() else OK
+        clean = await self._stop_started()
+        failed = not clean or (self._database is not None and self._database.failure is not None)
+        return SOFTWARE_FAILURE if failed else code
+
+    def ask_to_stop(self, code: int = OK) -> None:
+        """End ``wait`` with an exit code; the first call counts."""
+        if not self._stop_asked.done():
+            self._stop_asked.set_result(code)
+
+    async def _stop_started(self) -> bool:
+        clean = True
+        while self._started:
+            part = self._started.pop()
+            try:
+                LOG.debug("stopping %s", part.name)
+                await part.stop()
+            except Exception:
+                LOG.critical("%s did not stop cleanly", part.name, exc_info=True)
+                clean = False
+        return clean
+
+    def ready_line(self) -> str:
+        """Return the line that says that the server serves, and where."""
+        assert self._database is not None, "ready comes after start"
+        http = Address(self._config.http.host, self._http.port) if self._config.http and self._http else None
+        return (
+            f"ready listen={self._listen} http={http or 'off'} name={self._database.identity.node_name}"
+            f" epoch={self._database.history.current.number} revision={self._database.marks.visible}"
+            f" data_dir={shlex.quote(str(self._config.data_dir))}"
+        )
+
+    @property
+    def listen(self) -> Address:
+        """Return where gRPC is served, with the port that was chosen."""
+        return self._listen
+
+    # -- the heart: signs of life, and what is to be done every second -----------------------------------------------
+
+    async def _start_heart(self) -> None:
+        self._heart = self._loop.create_task(self._beat())
+
+    async def _stop_heart(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self.probes.beat()
+            if self.probes.phase is Phase.SERVING and self._database is not None:
+                self._database.seal_by_age()
+            due = self._loop.time() + HEARTBEAT_S
+            await asyncio.sleep(HEARTBEAT_S)
+            self._lags_s.append(max(0.0, self._loop.time() - due))
+
+    # -- HTTP -----------------------------------------------------------------------------------------------------
+
+    async def _start_http(self) -> None:
+        address = self._config.http
+        if address is not None:
+            self._http = HttpServer(address.host, address.port, self.probes, self._figures.scrape, self._env.clock)
+
+    async def _stop_http(self) -> None:
+        if self._http is not None:
+            await asyncio.to_thread(self._http.stop)
+
+    def _free_bytes(self) -> int:
+        return self._env.fs.free_bytes(self._config.data_dir)
+
+    # -- the data -------------------------------------------------------------------------------------------------
+
+    async def _start_database(self) -> None:
+        """Open the data in a thread, so that the loop goes on giving signs of life while a long log is recovered."""
+        _check_free(self._listen)
+        # Reading a log back makes millions of objects and no garbage; looking for it would double the time.
+        gc.disable()
+        try:
+            self._database = await asyncio.to_thread(self._open)
+            gc.collect()
+            gc.freeze()
+        finally:
+            gc.enable()
+        self._database.pipeline.on_failure = self._on_log_failure
+        if self._database.failure is not None:  # it failed before anybody listened
+            self._on_log_failure(self._database.failure)
+        self.probes.database = self._database
+        self._warn_of_other_name()
+
+    def _open(self) -> Database:
+        return Database.open(
+            self._config.data_dir,
+            lambda env, paths: LocalRegister(env.fs, paths),
+            KIND,
+            self._post,
+            self._config.engine,
+            self._env,
+            self._on_event,
+        )
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who could be told
+            self._loop.call_soon_threadsafe(callback)
+
+    def _on_event(self, event: Event) -> None:
+        logs.log_event(event)
+        self._figures.on_event(event)
+
+    def _on_log_failure(self, error: BaseException) -> None:
+        LOG.critical("the log failed; the server ends with exit code %d: %s", SOFTWARE_FAILURE, error)
+        self.ask_to_stop(SOFTWARE_FAILURE)
+
+    def _warn_of_other_name(self) -> None:
+        assert self._database is not None
+        kept, wanted = self._database.identity.node_name, self._config.name
+        if wanted and wanted != kept:
+            LOG.warning("the node in this folder is called %s since its creation; --name %s has no effect", kept, wanted)
+
+    async def _stop_database(self) -> None:
+        database = self._database
+        if database is None:
+            return
+        if database.failure is None:
+            await asyncio.to_thread(database.close)
+            LOG.info("stopped at revision %d, everything acknowledged is on disk", database.marks.durable)
+        else:
+            # Whatever hangs in there hangs on the disk that failed; the process ends anyway.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(database.close), CLOSE_AFTER_FAILURE_S)
+
+    # -- gRPC -----------------------------------------------------------------------------------------------------
+
+    async def _start_grpc(self) -> None:
+        assert self._database is not None, "the database comes first"
+        database = self._database
+        services = (
+            kv.KvService(database),
+            admin.AdminService(database, self._env.clock, self._config.engine.pipeline.memory_limit_bytes),
+        )
+        methods = [method for service in services for method in service.methods()]
+        self._grpc = GrpcServer(methods, health_names=("", kv.NAME, admin.NAME, admin.ROLE))
+        self._figures.rpc_stats = self._grpc.stats
+        port = await self._grpc.start(*self._config.listen)
+        self._listen = Address(self._config.listen.host, port)
+        self._watcher = self._loop.create_task(self._watch_grpc(self._grpc))
+
+    async def _watch_grpc(self, server: GrpcServer) -> None:
+        """End the process if the transport breaks down: a server that takes no calls must not look alive."""
+        try:
+            await server.ended()
+        except Exception as error:
+            LOG.critical("gRPC broke down: %s", error)
+        self.ask_to_stop(SOFTWARE_FAILURE)
+
+    async def _stop_grpc(self) -> None:
+        assert self._grpc is not None and self._database is not None
+        self.ask_to_stop()  # or the watcher would take the end for a breakdown
+        await self._grpc.stop(GRACE_S if self._database.failure is None else FAILURE_GRACE_S)
+
+
+def _check_free(address: Address) -> None:
+    """Raise OpenRefused if the address is in use: before the data is opened, which takes long and leaves an epoch behind."""
+    if not address.port:
+        return
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+            probe.listen(1)
+        except OSError as error:
+            raise cannot_listen(str(address), error.strerror or os.strerror(error.errno or 0), "--listen") from error

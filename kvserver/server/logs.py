@@ -1,0 +1,97 @@
+"""What the server writes to standard error: one line a message, for people or as JSON, and the events of the engine as lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from kvserver.base import events
+from kvserver.base.events import Event
+
+LOG = logging.getLogger("kvserver.engine")
+
+_SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
+    events.StoreCreated: (logging.INFO, lambda e: f"made {e.data_dir} into a new store, cluster {e.cluster_id}"),
+    events.TornTailCut: (
+        logging.WARNING,
+        lambda e: (
+            f"cut a torn tail: {e.length_bytes} bytes of {e.segment} from offset {e.offset}, revisions "
+            f"{e.first_revision} to {e.last_revision}, never acknowledged; kept as {e.kept_as}"
+        ),
+    ),
+    events.LogRecovered: (
+        logging.INFO,
+        lambda e: (
+            f"read back {e.commits} commits from {e.segments} segments, {e.bytes_read} bytes, in {e.seconds:.3f} s; "
+            f"at revision {e.revision}"
+        ),
+    ),
+    events.EpochBegun: (logging.INFO, lambda e: f"began epoch {e.number} (nonce {e.nonce:016x}) behind revision {e.revision}"),
+    events.SegmentSealed: (
+        logging.DEBUG,
+        lambda e: f"sealed segment {e.segment}, {e.length_bytes} bytes, at revision {e.last_revision}",
+    ),
+    events.SpaceUnavailable: (
+        logging.ERROR,
+        lambda e: f"the log gets no more room: {e.reason}; writes are refused when what is ready is used up",
+    ),
+    events.SpaceAvailable: (logging.INFO, lambda e: "the log gets room again"),
+    events.LogPoisoned: (logging.CRITICAL, lambda e: f"the log failed, nothing is acknowledged any more: {e.reason}"),
+}
+"""The level and the sentence of each kind of event; a test walks the kinds."""
+
+
+def log_event(event: Event) -> None:
+    """Write an event to the log; called on any thread."""
+    level, sentence = _SENTENCES.get(type(event), (logging.INFO, repr))
+    if LOG.isEnabledFor(level):
+        LOG.log(level, "%s", sentence(event), extra={"event": event})
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, where from, what: for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; a traceback follows on lines of its own."""
+        line = f"{_time(record)} {record.levelname:<8} {record.name}: {record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: for machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object; an event's fields stand below ``fields``."""
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        event = getattr(record, "event", None)
+        if isinstance(event, Event):
+            entry["event"] = type(event).__name__
+            entry["fields"] = dataclasses.asdict(event)
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Send what is logged from now on to a stream (standard error) in the form named."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("kvserver").setLevel(level.upper())
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

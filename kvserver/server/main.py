@@ -1,0 +1,99 @@
+"""The command line of the server: says where it serves, ends it at a signal, and turns errors into a line and a hint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvserver.base import failpoints
+from kvserver.base.errors import KvError
+from kvserver.server import config, logs
+from kvserver.server.app import OK, SOFTWARE_FAILURE, App
+from kvserver.server.config import Address, ServeConfig
+
+LOG = logging.getLogger("kvserver.server")
+
+CANNOT_START = 1
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a busy thread may keep the others from running; Python's own 5 ms would be the latency of every commit beside it."""
+
+FAILURE_DEADLINE_S = 1.0
+"""After a failure of the log the process is gone within this time, whatever hangs."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 ended as asked, 1 could not start, 70 the log or the server failed."""
+    told = config.parse(arguments)
+    logs.configure(told.log_level, told.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        failpoints.arm_from_text(told.failpoints)
+    except (KeyError, ValueError) as error:
+        print(f"error: KVSERVER_FAILPOINTS: {error}", file=sys.stderr)
+        return CANNOT_START
+    # Until it serves, nothing is under way that would have to be ended in order: every step of opening survives a crash.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda *_: os._exit(OK))
+    try:
+        code = asyncio.run(_serve(told))
+    except KvError as error:
+        print(f"error: {error.message} [{error.code.name}]", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return CANNOT_START
+    if code == SOFTWARE_FAILURE:
+        _leave(code)
+    return code
+
+
+async def _serve(told: ServeConfig) -> int:
+    app = App(told)
+    await app.start()
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, _on_signal, app, number)
+    print(app.ready_line(), flush=True)
+    if told.hints or sys.stdout.isatty():
+        print(_hints(app.listen), flush=True)
+    if await app.wait() == SOFTWARE_FAILURE:
+        watchdog = threading.Timer(FAILURE_DEADLINE_S * 0.9, _leave, (SOFTWARE_FAILURE,))
+        watchdog.daemon = True
+        watchdog.start()
+    return await app.stop()
+
+
+def _on_signal(app: App, number: signal.Signals) -> None:
+    """End in order at the first signal; at once at the next one, as the signal itself would have it."""
+    for other in _STOP_SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(other)
+        signal.signal(other, lambda got, _: os._exit(128 + got))
+    LOG.info("%s: stopping; once more ends the process at once", number.name)
+    app.ask_to_stop()
+
+
+def _leave(code: int) -> None:
+    """End the process now, without waiting for any thread."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _hints(listen: Address) -> str:
+    """Return command lines to try, complete with the path of kvctl beside this interpreter."""
+    kvctl = shlex.quote(str(Path(sys.executable).parent / "kvctl"))
+    if str(listen) != config.DEFAULT_LISTEN:
+        kvctl += f" -E {listen}"
+    return (
+        f"try it from another terminal:\n  {kvctl} put greeting hello\n  {kvctl} get greeting\n"
+        f"  {kvctl} scan\n  {kvctl} status\nCtrl-C stops the server"
+    )

@@ -1,0 +1,113 @@
+"""Answers that come later: told once, never early, by callback or to who awaits them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kvserver.base.errors import Code, KvError, Refused
+from kvserver.commit.ticket import Ticket, answered
+
+
+def ticket() -> Ticket[str]:
+    return Ticket("request", lambda outcome: f"answer {outcome}")
+
+
+def test_an_answer_is_not_told_before_it_may_be() -> None:
+    one = ticket()
+    one.decide(7)
+    assert not one.done
+    with pytest.raises(AssertionError):
+        one.answer()
+    one.complete()
+    assert one.answer() == "answer 7"
+
+
+def test_a_callback_is_called_once() -> None:
+    one = ticket()
+    calls: list[str] = []
+    one.on_done(lambda: calls.append(one.answer()))
+    one.decide(7)
+    assert calls == []
+    one.complete()
+    one.complete()
+    assert calls == ["answer 7"]
+
+
+def test_a_callback_that_comes_late_is_called_at_once() -> None:
+    calls: list[str] = []
+    done = answered("told")
+    done.on_done(lambda: calls.append(done.answer()))
+    assert calls == ["told"]
+
+
+def test_an_error_is_raised_by_who_asks() -> None:
+    one = ticket()
+    one.fail(Refused(Code.OVERLOADED, "too much"))
+    with pytest.raises(Refused, match="too much"):
+        one.answer()
+
+
+def test_an_answer_that_was_told_is_not_replaced() -> None:
+    """A failure that comes after the answer must not be raised to who asks a second time."""
+    one = ticket()
+    one.decide(7)
+    one.complete()
+    one.complete()
+    assert one.answer() == "answer 7"
+
+
+def test_giving_up_in_line_is_certain() -> None:
+    one = ticket()
+    one.waiting_bytes = 0
+    assert one.waiting
+    assert one.give_up() is True
+    with pytest.raises(KvError) as refused:
+        one.answer()
+    assert refused.value.code is Code.NOT_WRITTEN
+    assert one.give_up() is False
+
+
+def test_giving_up_what_was_carried_out_changes_nothing() -> None:
+    one = ticket()
+    one.decide(7)
+    assert one.give_up() is False
+    one.complete()
+    assert one.answer() == "answer 7"
+
+
+async def test_a_ticket_can_be_awaited_before_and_after() -> None:
+    one = ticket()
+    one.decide(7)
+    task = asyncio.ensure_future(_await(one))
+    await asyncio.sleep(0)
+    assert not task.done()
+    one.complete()
+    assert await task == "answer 7"
+    assert await one == "answer 7"
+
+
+async def test_an_error_reaches_who_awaits() -> None:
+    one = ticket()
+    task = asyncio.ensure_future(_await(one))
+    await asyncio.sleep(0)
+    one.fail(Refused(Code.OVERLOADED, "too much"))
+    with pytest.raises(Refused):
+        await task
+
+
+async def test_who_no_longer_awaits_is_not_disturbed() -> None:
+    one = ticket()
+    task = asyncio.ensure_future(_await(one))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    one.decide(7)
+    one.complete()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def _await(one: Ticket[str]) -> str:
+    return await one
