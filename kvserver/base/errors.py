@@ -12,7 +12,7 @@
     └── OpenRefused           the data folder cannot be opened (foreign, newer, in use, unwritable)
 
 Each error carries a stable code (the same names and numbers as ``kvproto.v1.ErrorCode``; a test compares them) and, where
-there is one, a hint that names what to do next. ``kvserver.service.status`` holds the one table from class to gRPC status.
+there is one, a hint that names what to do next. ``kvserver.service.status`` holds the one table from code to gRPC status.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Named places in the code where a test can make something happen: a kill, an error, a pause.
 
 A place calls ``hit(name)``; while nothing is armed that costs one look at an empty dict. Tests arm a name with a callable;
-a server process arms them from ``KVSERVER_FAILPOINTS`` (see ``parse``). The names are a closed table, so that a campaign can
-walk all of them and a misspelt one is an error.
+a server process arms them from ``KVSERVER_FAILPOINTS`` (see ``arm_from_text``). The names are a closed table, so that a
+campaign can walk all of them and a misspelt one is an error.
 
 The idea is gofail's, as used by etcd's robustness tests (etcd-io/etcd, ``tests/robustness``).
 """
@@ -43,6 +43,7 @@ NAMES = (
     "engine.open.after_recover",
     "engine.open.after_claim",
     "engine.open.after_first_segment",
+    "engine.open.after_begun",
     # clean end
     "engine.close.before_final_sync",
     "engine.close.after_final_sync",

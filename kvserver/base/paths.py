@@ -4,6 +4,7 @@
     IDENTITY                                  what the folder is; written once
     epochs/<number>.claim                     the local register: who began the epoch; created once
     epochs/<number>.branch                    where in history it began; created once
+    epochs/<number>.begun                     its first segment is durable; created once
     wal/<epoch>-<first revision>.wal          a segment of the log
     wal/<segment name>.<offset>.torn          what recovery cut from a segment's end, kept for inspection
     wal/prepared-<n>.tmp                      a future segment, zero-filled, without content
@@ -66,8 +67,12 @@ class DataPaths:
         """Return the path of an epoch's branch record."""
         return self.epochs / f"{epoch_number:08x}.branch"
 
+    def begun(self, epoch_number: int) -> Path:
+        """Return the path of the record that an epoch's first segment is durable."""
+        return self.epochs / f"{epoch_number:08x}.begun"
+
     def epoch_temporary(self) -> Path:
-        """Return the path under which a claim or branch record is written before it gets its name."""
+        """Return the path under which a record of an epoch is written before it gets its name."""
         return self.epochs / "writing.tmp"
 
 

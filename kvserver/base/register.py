@@ -15,6 +15,8 @@ class EpochRecord(NamedTuple):
     claimed_ms: int
     branch: Position | None
     """Where in history it began; None while that is not recorded: then nothing was acknowledged under it."""
+    begun: bool = False
+    """Its first segment was durable: a log without it has lost something."""
 
 
 class Register(Protocol):
@@ -28,3 +30,6 @@ class Register(Protocol):
 
     def record_branch(self, epoch: Epoch, branch: Position) -> None:
         """Record where a claimed epoch begins; FileExistsError where that was done before."""
+
+    def record_begun(self, epoch: Epoch) -> None:
+        """Record that the epoch's first segment is durable; FileExistsError where that was done before."""

@@ -124,7 +124,7 @@ class CommitPipeline:
             ticket.fail(
                 RevisionError(
                     Code.FUTURE_REVISION,
-                    f"revision {revision} does not exist yet; the newest is {self.marks.assigned}",
+                    f"revision {revision} does not exist yet; the newest is {self.marks.visible}",
                     "ask for an existing revision, or for the newest one by naming none",
                 )
             )
@@ -134,8 +134,8 @@ class CommitPipeline:
         return ticket
 
     def request_seal(self) -> None:
-        """Have the open segment sealed if it is old enough and nothing is under way; what comes meanwhile waits."""
-        if self.failure is None and not self._sealing and not self._unwritten and not self._waiting:
+        """Have the open segment sealed, if it is old enough, behind what is under way; what comes meanwhile waits."""
+        if self.failure is None and not self._sealing:
             self._sealing = True
             self._log.submit_to_log(SEAL)
 
@@ -182,6 +182,8 @@ class CommitPipeline:
         ticket.waiting_bytes = size
         self._waiting_bytes += size
         self._waiting.append(ticket)
+        if len(self._waiting) == 1:  # room gained since it was asked for was told to nobody, as nobody waited yet
+            self.admit_waiting()
 
     def _space_refusal(self, size: int) -> KvError | None:
         """Return the refusal of a write for which there is no room on disk and none can be had; None where it may wait."""

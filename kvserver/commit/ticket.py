@@ -52,9 +52,10 @@ class Ticket(Generic[Answer]):
                 self._callback()
 
     def fail(self, error: KvError) -> None:
-        """Answer with an error, at once."""
-        self.decide(error)
-        self.complete()
+        """Answer with an error, at once, unless the answer was told already."""
+        if not self.done:
+            self.decide(error)
+            self.complete()
 
     def give_up(self) -> bool:
         """Answer NOT_WRITTEN if the request still stands in line; say whether it did."""

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
-from kvserver.base.errors import Code, KvError, RevisionError
+from kvserver.base.errors import KvError
 from kvserver.base.events import Listener, ignore
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
-from kvserver.base.types import CREATION_REVISION, Identity, Version
+from kvserver.base.types import Identity, Version
 from kvserver.commit.marks import Marks
 from kvserver.commit.pipeline import AnyTicket, CommitPipeline
 from kvserver.commit.requests import Request
@@ -128,13 +128,11 @@ class Database:
     def reading_at(self, revision: int, session: tuple[int, int] | None) -> Ticket[int]:
         """Return a ticket of the revision to read at: the one asked for (0: the newest visible), not before the session's.
 
-        The answer raises RevisionError for a revision that does not exist yet, for one before the oldest readable, and
-        for a session that is not part of this node's history.
+        The answer raises RevisionError for a revision that does not exist yet, and for a session that is not part of
+        this node's history.
         """
         wanted = revision
         try:
-            if 0 < revision < CREATION_REVISION:
-                raise RevisionError(Code.COMPACTED, f"revision {revision} is before the oldest readable, {CREATION_REVISION}")
             if session is not None and session[1]:
                 self.history.require(*session)
                 wanted = max(wanted, session[1])
@@ -183,12 +181,14 @@ class Database:
         while self._committer.run_once():  # without threads, what was handed over is still in the queue
             pass
         self._space.close()
-        if self._committer.error is None and self._space.failure is None:
-            self._log.close()
-            failpoints.hit("engine.close.after_final_sync")
-        else:
-            self._log.abandon()
-        self._lock.release()
+        try:
+            if self._committer.error is None and self._space.failure is None:
+                self._log.close()
+                failpoints.hit("engine.close.after_final_sync")
+            else:
+                self._log.abandon()
+        finally:
+            self._lock.release()
 
     # -- the pipeline's view of the log ---------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
     5  claim the next epoch          in the register, once; the number and nonce are ours alone
     6  record its branch             where in history it begins
     7  create its first segment      from here on commits can be written
+    8  record that it has begun      in the register: a log without the epoch is damaged from now on
 
 Step 4 before 5: a folder that cannot be recovered claims nothing.
 """
@@ -73,14 +74,15 @@ def open_folder(
         log = LogWriter(env.fs, paths, env.clock, options.wal, space, env.random_id, listener)
         log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
         failpoints.hit("engine.open.after_first_segment")
+        epochs.record_begun(epoch)
+        failpoints.hit("engine.open.after_begun")
         listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
         history = EpochHistory([*recovered.epochs, (epoch, recovered.position)])
         return Opened(lock, identity, state, log.position, history, log, space)
     except OSError as error:
         lock.release()
         raise OpenRefused(
-            f"{paths.root} cannot be opened: {error.strerror or error}"
-            + (f" ({error.filename})" if error.filename else ""),
+            f"{paths.root} cannot be opened: {error.strerror or error}" + (f" ({error.filename})" if error.filename else ""),
             "make the folder readable and writable and see that its disk has 32 MiB free, then start again",
         ) from error
     except BaseException:
@@ -128,9 +130,18 @@ def _recover(
         commits += count
         state.replay_group(first_revision, count, payload)
 
-    branches = [record.branch for record in register.records() if record.branch is not None]
-    known = branches[-1] if branches else None
-    recovered = recover(env.fs, paths, identity.cluster_id, known, apply, listener)
+    records = register.records()
+    branches = [record.branch for record in records if record.branch is not None]
+    begun = [record.epoch for record in records if record.begun]
+    recovered = recover(
+        env.fs,
+        paths,
+        identity.cluster_id,
+        known=branches[-1] if branches else None,
+        apply=apply,
+        listener=listener,
+        begun=begun[-1] if begun else None,
+    )
     seconds = env.clock.monotonic() - begin
     listener(
         LogRecovered(len(recovered.segments), commits, recovered.position.revision, recovered.bytes_read, seconds),

@@ -49,6 +49,10 @@ class LocalRegister:
         }
         self._create(self._paths.branch(epoch.number), fields)
 
+    def record_begun(self, epoch: Epoch) -> None:
+        """Record that the epoch's first segment is durable. Raises FileExistsError, OSError."""
+        self._create(self._paths.begun(epoch.number), {"nonce": f"{epoch.nonce:016x}"})
+
     def _create(self, path: Path, fields: dict[str, Any]) -> None:
         create_once(self._fs, path, self._paths.epoch_temporary(), encode_record(fields))
 
@@ -57,12 +61,20 @@ class LocalRegister:
         epoch = Epoch(number, int(claim["nonce"], 16))
         branch = None
         if self._fs.exists(self._paths.branch(number)):
-            fields = self._read(self._paths.branch(number))
-            if fields["nonce"] != claim["nonce"]:
-                raise Corruption(self._paths.branch(number), 0, "the branch record is of another claim to the same number")
+            fields = self._read_beside(self._paths.branch(number), claim)
             parent = Epoch(fields["parent_epoch"], int(fields["parent_nonce"], 16))
             branch = Position(parent, fields["revision"], bytes.fromhex(fields["chain"]))
-        return EpochRecord(epoch, claim["node_id"], claim["claimed_ms"], branch)
+        begun = self._fs.exists(self._paths.begun(number))
+        if begun:
+            self._read_beside(self._paths.begun(number), claim)
+        return EpochRecord(epoch, claim["node_id"], claim["claimed_ms"], branch, begun)
+
+    def _read_beside(self, path: Path, claim: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a record that belongs to a claim. Raises Corruption where it belongs to another."""
+        fields = self._read(path)
+        if fields["nonce"] != claim["nonce"]:
+            raise Corruption(path, 0, "the record is of another claim to the same number")
+        return fields
 
     def _read(self, path: Path) -> dict[str, Any]:
         return decode_record(path, read_file(self._fs, path))

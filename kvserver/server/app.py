@@ -136,6 +136,11 @@ class App:
         )
 
     @property
+    def http_port(self) -> int:
+        """Return the port on which HTTP is served, 0 while it is not."""
+        return self._http.port if self._http is not None else 0
+
+    @property
     def listen(self) -> Address:
         """Return where gRPC is served, with the port that was chosen."""
         return self._listen

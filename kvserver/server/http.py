@@ -60,6 +60,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A thread a connection, a bounded number of them, each cut off when its time is over."""
 
     allow_reuse_address = True
+    request_queue_size = MAX_CONNECTIONS
     daemon_threads = True
     block_on_close = False
 

@@ -25,9 +25,8 @@ import grpc
 from kvserver.base.errors import KvError, NotServing
 from kvserver.base.limits import MIB
 from kvserver.service.methods import FrameMethod, Pending, Session
-from kvserver.service.status import Canonical, canonical
 from kvserver.transport.context import GrpcContext, Serve
-from kvserver.transport.errors import decode, end_with, fault
+from kvserver.transport.errors import decode, fault, stream_call
 from kvserver.transport.rpc_metrics import MethodStats
 
 MAX_FRAMES = 64
@@ -56,8 +55,8 @@ class FrameStream:
         self._wake_reader: asyncio.Future[None] | None = None
         self._wake_writer: asyncio.Future[None] | None = None
 
-    async def run(self) -> KvError | None:
-        """Serve the stream; return the error to end it with, None where the client ended it in order."""
+    async def run(self) -> None:
+        """Serve the stream until the client has ended it in order; raise the KvError to end it with where it has not."""
         reader = self._loop.create_task(self._read())
         writer = self._loop.create_task(self._write())
         writer.add_done_callback(self._on_writer_done)
@@ -69,7 +68,8 @@ class FrameStream:
             await asyncio.wait((reader,))
             self._wake(self._wake_writer)
             await writer
-            return error
+            if error is not None:
+                raise error
         finally:
             self._ending = True
             reader.cancel()
@@ -93,7 +93,7 @@ class FrameStream:
         """Carry out frame by frame until the client's last one, or until ``run`` asks for the end."""
         read, stats = self._context.read, self._stats
         try:
-            while True:
+            while not self._ending:
                 self._between_frames = True
                 while self._frames >= MAX_FRAMES or (self._frames and self._bytes >= MAX_BYTES):
                     self._wake_reader = self._loop.create_future()
@@ -114,6 +114,8 @@ class FrameStream:
                 pending.on_done(partial(self._on_ready, pending, len(raw)))
         except KvError as error:
             self._end_with(error)
+        except grpc.aio.BaseError:  # the other side is gone; the cancellation is on its way
+            self._end_with(None)
         except Exception:
             self._end_with(fault(self._name))
 
@@ -174,27 +176,12 @@ def serve_frames(method: FrameMethod, stats: MethodStats, streams: OpenStreams) 
     name = f"{method.service}/{method.name}"
 
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        now = asyncio.get_running_loop().time
-        began = now()
-        stats.started += 1
-        code = Canonical.OK
-        stream = FrameStream(method, method.session(GrpcContext(context)), context, stats)
-        streams.add(stream)
-        try:
-            error = await stream.run()
-            if error is not None:
-                code = canonical(error)
-                await end_with(context, error)
-        except asyncio.CancelledError:
-            code = Canonical.CANCELLED
-            raise
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            code = Canonical.INTERNAL
-            await end_with(context, fault(name))
-        finally:
-            streams.discard(stream)
-            stats.end(code, now() - began)
+        async with stream_call(context, name, stats):
+            stream = FrameStream(method, method.session(GrpcContext(context)), context, stats)
+            streams.add(stream)
+            try:
+                await stream.run()
+            finally:
+                streams.discard(stream)
 
     return serve

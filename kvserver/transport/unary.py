@@ -7,11 +7,11 @@ like everything else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from kvserver.base.errors import KvError
 from kvserver.commit.ticket import Ticket
@@ -19,7 +19,7 @@ from kvserver.service.context import deadline_passed, not_written
 from kvserver.service.methods import ScanMethod, UnaryMethod
 from kvserver.service.status import Canonical, canonical
 from kvserver.transport.context import GrpcContext, Serve
-from kvserver.transport.errors import decode, end_with, fault
+from kvserver.transport.errors import decode, end_with, fault, stream_call
 from kvserver.transport.rpc_metrics import MethodStats
 
 ANSWER_MARGIN_S = 0.05
@@ -45,10 +45,11 @@ def serve_unary(method: UnaryMethod, stats: MethodStats) -> Serve:
             if context.time_remaining() == 0:
                 raise not_written() if writes else deadline_passed()
             outcome = handler(decode(request_type, raw), GrpcContext(context))
-            if not isinstance(outcome, Ticket) and isinstance(outcome, Awaitable):
+            if not isinstance(outcome, Ticket | Message):
                 outcome = await outcome
             if isinstance(outcome, Ticket):
-                outcome = outcome.answer() if outcome.done else await _await_ticket(outcome, context)
+                # What does not stand in line was carried out: nothing is left to give up, and awaiting it is enough.
+                outcome = await (_await_in_line(outcome, context) if outcome.waiting else outcome)
             stats.sent += 1
             return outcome.SerializeToString()
         except KvError as error:
@@ -66,11 +67,12 @@ def serve_unary(method: UnaryMethod, stats: MethodStats) -> Serve:
     return serve
 
 
-async def _await_ticket(ticket: Ticket[Any], context: Any) -> Any:
+async def _await_in_line(ticket: Ticket[Any], context: Any) -> Any:
     """Return the ticket's answer. What still stands in line when the caller's time is nearly over, or when it hangs up, is
     given up: nothing of it was carried out."""
     timer = None
-    if ticket.waiting and (remaining := context.time_remaining()) is not None:
+    remaining = context.time_remaining()
+    if remaining is not None:
         margin = min(ANSWER_MARGIN_S, remaining * ANSWER_MARGIN_SHARE)
         timer = asyncio.get_running_loop().call_later(remaining - margin, ticket.give_up)
     try:
@@ -91,28 +93,13 @@ def serve_scan(method: ScanMethod, stats: MethodStats) -> Serve:
     name = f"{method.service}/{method.name}"
 
     async def serve(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        now = asyncio.get_running_loop().time
-        began = now()
-        stats.started += 1
-        stats.received += 1
-        code = Canonical.OK
-        try:
+        async with stream_call(context, name, stats):
+            stats.received += 1
             if context.time_remaining() == 0:
                 raise deadline_passed()
             async with aclosing(method.handler(decode(method.request, raw), GrpcContext(context))) as answers:
                 async for answer in answers:
                     await context.write(answer.SerializeToString())
                     stats.sent += 1
-        except KvError as error:
-            code = canonical(error)
-            await end_with(context, error)
-        except asyncio.CancelledError:
-            code = Canonical.CANCELLED
-            raise
-        except Exception:
-            code = Canonical.INTERNAL
-            await end_with(context, fault(name))
-        finally:
-            stats.end(code, now() - began)
 
     return serve

@@ -155,8 +155,7 @@ class GroupCommitter(Generic[Waiter]):
     def _commit(self, items: list[Submission[Waiter]]) -> None:
         commits = sum(item.commits for item in items)
         if commits:
-            payload = items[0].data if len(items) == 1 else b"".join([item.data for item in items])
-            self._guarded(lambda: self._log.write_group(commits, payload))
+            self._guarded(lambda: self._log.write_group(commits, b"".join([item.data for item in items])))
         failpoints.hit("wal.before_answer")
         self.groups += 1
         self._deliver(GroupDone(items, self._log.position, self.error))
@@ -168,12 +167,12 @@ class GroupCommitter(Generic[Waiter]):
         self._deliver(GroupDone([], self._log.position, self.error, SEAL))
 
     def _guarded(self, write: Callable[[], None]) -> None:
-        """Write unless the log has failed; a failure is final."""
+        """Write unless the log has failed; a failure is final, whatever it is: a thread that ended silently would be worse."""
         if self.error is not None:
             return
         try:
             write()
-        except OSError as error:
+        except Exception as error:
             self.error = error
-            self._listener(LogPoisoned(str(error)))
+            self._listener(LogPoisoned(str(error) or repr(error)))
             self._deliver(GroupDone([], self._log.position, error))

@@ -60,7 +60,7 @@ class LogWriter:
             previous_segment_id=sealed[-1].header.segment_id if sealed else 0,
             previous=branch,
         )
-        self._segment = create_segment(self._fs, self._paths, self._space.take_next(), header)
+        self._segment = create_segment(self._fs, self._paths, self._space.take_next(), header, self._space.confirm_synced)
 
     @property
     def segment(self) -> SegmentWriter:
@@ -106,7 +106,7 @@ class LogWriter:
             previous_segment_id=old.header.segment_id,
             previous=old.position,
         )
-        self._segment = create_segment(self._fs, self._paths, prepared, header)
+        self._segment = create_segment(self._fs, self._paths, prepared, header, self._space.confirm_synced)
 
     def close(self) -> None:
         """Write a last mark, seal the open segment and close it. Raises OSError."""
@@ -122,8 +122,8 @@ class LogWriter:
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:
         length = fmt.FRAME_HEADER_LENGTH + fmt.padded(len(payload))
         reserve = fmt.SEAL_FRAME_LENGTH if kind == fmt.MARK else SEGMENT_RESERVE
-        fits = self.segment.offset + length <= self._options.segment_bytes - reserve
-        if not fits or not self._space.await_ready(self.segment.offset + length):
+        end = self.segment.offset + length + reserve
+        if end > self._options.segment_bytes or not self._space.await_ready(end):
             self.rotate()
         self.segment.append(kind, count, payload, self._now())
         self._space.confirm_synced()

@@ -108,10 +108,12 @@ def recover(
     known: Position | None,
     apply: Apply,
     listener: Listener = ignore,
+    begun: Epoch | None = None,
 ) -> RecoveredLog:
     """Read the whole log, hand every group to ``apply``, make all of it durable, and seal the last segment.
 
-    ``known`` is the newest position that something else than the log (the register) knows to have been durable.
+    ``known`` is the newest position, ``begun`` the newest epoch, that something else than the log (the register) knows to
+    have been durable: a log that does not reach them has lost its newest segments, which it could not tell by itself.
     Raises Corruption; OSError where the disk does not do what it is asked.
     """
     names = list_segments(fs, paths)
@@ -128,18 +130,20 @@ def recover(
         is_last = index == len(names) - 1
         case = classify(reader, is_last)
         if is_last and DECISIONS[case] is not Decision.REFUSE:
-            _check_reaches(known, reader.position, reader.path)
+            _check_reaches(known, begun, reader.position, epochs, reader.path)
         _carry_out(fs, paths, reader, case, listener)
         end = reader.position
         time_ms = max(time_ms, reader.time_ms)
         bytes_read += reader.offset
         segments.append(SegmentInfo(name, reader.path, reader.header, end, reader.offset))
     if not names:
-        _check_reaches(known, end, paths.wal)
+        _check_reaches(known, begun, end, epochs, paths.wal)
     return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
 
 
-def _check_reaches(known: Position | None, end: Position, last: Path) -> None:
+def _check_reaches(
+    known: Position | None, begun: Epoch | None, end: Position, epochs: list[tuple[Epoch, Position]], last: Path
+) -> None:
     """Check, before anything is cut, that the log reaches what is known to have been durable. Raises Corruption."""
     if known is not None and known.revision > end.revision:
         raise Corruption(
@@ -147,6 +151,8 @@ def _check_reaches(known: Position | None, end: Position, last: Path) -> None:
             0,
             f"the log ends at revision {end.revision}, but revision {known.revision} was durable; segments are missing",
         )
+    if begun is not None and all(epoch.number != begun.number for epoch, _ in epochs):
+        raise Corruption(last, 0, f"the log ends before epoch {begun.number}, whose first segment was durable; it is missing")
 
 
 def check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:

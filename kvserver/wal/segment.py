@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from kvserver.base import failpoints
@@ -106,15 +107,19 @@ class SegmentWriter:
         self.ends_with_mark = kind == fmt.MARK
 
 
-def create_segment(fs: FileSystem, paths: DataPaths, prepared: Prepared, header: fmt.SegmentHeader) -> SegmentWriter:
+def create_segment(
+    fs: FileSystem, paths: DataPaths, prepared: Prepared, header: fmt.SegmentHeader, confirm_synced: Callable[[], None]
+) -> SegmentWriter:
     """Make a prepared file into a segment: header, sync, name, sync of the folder. Raises OSError.
 
-    Only after that may a frame be acknowledged from it: a segment whose name is lost is lost with all it holds.
+    ``confirm_synced`` raises if a sync of the file failed elsewhere meanwhile. Only after all of it may a frame be
+    acknowledged from it: a segment whose name is lost is lost with all it holds.
     """
     path = paths.segment(SegmentName(header.epoch.number, header.first_revision))
     prepared.file.pwrite(fmt.encode_segment_header(header), 0)
     failpoints.hit("wal.create.after_header")
     prepared.file.datasync()
+    confirm_synced()
     failpoints.hit("wal.create.after_header_sync")
     fs.rename(prepared.path, path)
     failpoints.hit("wal.create.after_rename")

@@ -184,6 +184,8 @@ class LogSpace:
             if self.error is None:
                 self._listener(SpaceUnavailable(str(error)))
             self.error = error
+        except Exception as error:  # whatever it is: the thread must not end silently
+            self.failure = error
         finally:
             with self._changed:
                 self._busy = self._syncing = None

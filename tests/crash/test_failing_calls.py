@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from kvserver.base.errors import Corruption, KvError, OpenRefused
+from kvserver.base.errors import Corruption, KvError, OpenRefused, Refused
 from kvserver.commit.requests import Put
 from support.campaign import Run, judge, open_store
 from support.crashes import sampled_states
@@ -37,24 +37,26 @@ class Failing(Run):
     """A run that expects the store to refuse work after a fault, and notes only what was answered well."""
 
     def _compare(self, ticket, request, expected, memory) -> None:  # type: ignore[no-untyped-def]
+        if self.diverged or self.db.pipeline.failure is not None:
+            return
         try:
             ticket.answer()
+        except Refused:
+            self.diverged = True
+            del self.model.commits[max(self.acknowledged, self.shown) - 1 :]
+            return
         except KvError:
-            if self.refusing or self.db.pipeline.failure is not None:
-                return
-            if not expected.error:
-                self.refusing = True
-                return
-        if not self.refusing:
-            super()._compare(ticket, request, expected, memory)
+            pass
+        super()._compare(ticket, request, expected, memory)
 
-    refusing = False
-    """Something was refused: from here on the model is ahead of the store, and only what was told before is judged."""
+    def _look(self) -> None:
+        if not self.diverged:
+            super()._look()
 
     def work(self, steps: int) -> None:
         """Work until something is refused or fails."""
         for _ in range(steps):
-            if self.refusing or self.db.pipeline.failure is not None:
+            if self.diverged or self.db.pipeline.failure is not None:
                 return
             super().work(1)
 

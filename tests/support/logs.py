@@ -102,9 +102,9 @@ class Recovery:
     events: list[Event]
 
 
-def recover_log(fs: FileSystem, known: Position | None = None) -> Recovery:
+def recover_log(fs: FileSystem, known: Position | None = None, begun: Epoch | None = None) -> Recovery:
     """Recover the log of ``PATHS``. Raises what recovery raises."""
     groups: list[Group] = []
     events: list[Event] = []
-    log = recover(fs, PATHS, CLUSTER_ID, known, lambda *group: groups.append(Group(*group)), events.append)
+    log = recover(fs, PATHS, CLUSTER_ID, known, lambda *group: groups.append(Group(*group)), events.append, begun)
     return Recovery(log, groups, events)

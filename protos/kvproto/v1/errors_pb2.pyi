@@ -74,9 +74,9 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     MEMORY_FULL: _ErrorCode.ValueType  # 82
     """The store holds as many bytes as it was told to keep in memory; nothing was written."""
     LOG_FAILED: _ErrorCode.ValueType  # 83
-    """The log failed and the node is ending; nothing more is acknowledged until it was restarted."""
+    """The log failed and the node is ending; nothing of this request was written, and nothing more is until it was restarted."""
     NOT_SERVING: _ErrorCode.ValueType  # 84
-    """The node is starting or stopping and does not serve."""
+    """The node is starting or stopping and does not serve; nothing of this request was carried out."""
     CORRUPTION: _ErrorCode.ValueType  # 85
     """What is on disk is damaged; the message names the file and the offset."""
     DISK_UNAVAILABLE: _ErrorCode.ValueType  # 86
@@ -134,9 +134,9 @@ DISK_FULL: ErrorCode.ValueType  # 81
 MEMORY_FULL: ErrorCode.ValueType  # 82
 """The store holds as many bytes as it was told to keep in memory; nothing was written."""
 LOG_FAILED: ErrorCode.ValueType  # 83
-"""The log failed and the node is ending; nothing more is acknowledged until it was restarted."""
+"""The log failed and the node is ending; nothing of this request was written, and nothing more is until it was restarted."""
 NOT_SERVING: ErrorCode.ValueType  # 84
-"""The node is starting or stopping and does not serve."""
+"""The node is starting or stopping and does not serve; nothing of this request was carried out."""
 CORRUPTION: ErrorCode.ValueType  # 85
 """What is on disk is damaged; the message names the file and the offset."""
 DISK_UNAVAILABLE: ErrorCode.ValueType  # 86

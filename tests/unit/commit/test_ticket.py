@@ -50,11 +50,11 @@ def test_an_error_is_raised_by_who_asks() -> None:
 
 
 def test_an_answer_that_was_told_is_not_replaced() -> None:
-    """A failure that comes after the answer must not be raised to who asks a second time."""
+    """Who awaits it reads it one turn of the event loop after it was told."""
     one = ticket()
     one.decide(7)
     one.complete()
-    one.complete()
+    one.fail(Refused(Code.OVERLOADED, "too late"))
     assert one.answer() == "answer 7"
 
 

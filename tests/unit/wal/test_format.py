@@ -199,11 +199,19 @@ def test_every_cut_of_a_segment_header_is_found() -> None:
             fmt.decode_segment_header(block[:length])
 
 
-def test_a_newer_format_version_is_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    ("at", "number", "why"),
+    [
+        (8, 2, "the segment is of format version 2; this software reads version 1"),
+        (12, 8192, "the checksum of the segment header does not match"),
+    ],
+    ids=["version", "header length"],
+)
+def test_a_header_of_a_later_time_is_refused_although_its_checksum_is_right(at: int, number: int, why: str) -> None:
     block = bytearray(fmt.encode_segment_header(HEADER))
-    block[8:12] = struct.pack("<I", 2)
+    block[at : at + 4] = struct.pack("<I", number)
     block[4092:] = crc32c(0, bytes(block[:4092])).to_bytes(4, "little")
-    with pytest.raises(ValueError, match="the segment is of format version 2; this software reads version 1"):
+    with pytest.raises(ValueError, match=why):
         fmt.decode_segment_header(bytes(block))
 
 
@@ -231,9 +239,11 @@ def test_a_frame_of_another_segment_never_checks(other: int) -> None:
     assert fmt.check_frame(renamed, 0, HEADER.segment_id, SEED) is None, "the seed was not part of the checksum"
 
 
-def test_the_checksum_alone_keeps_segments_apart() -> None:
-    other_seed = fmt.crc_seed(HEADER.segment_id + 1)
-    assert fmt.check_frame(GOLDEN_GROUP, 0, HEADER.segment_id, other_seed) is None
+def test_checksum_and_segment_id_each_alone_keep_segments_apart() -> None:
+    other = HEADER.segment_id + 1
+    assert fmt.check_frame(GOLDEN_GROUP, 0, HEADER.segment_id, fmt.crc_seed(other)) is None
+    mislabelled, _ = fmt.build_frame(fmt.MARK, other, SEED, 51, 0, (4200, 50), 0, CHAIN_BEHIND, b"")
+    assert fmt.check_frame(mislabelled, 0, HEADER.segment_id, SEED) is None
 
 
 # The chain

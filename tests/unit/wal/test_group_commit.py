@@ -259,6 +259,20 @@ def test_a_failure_in_an_idle_moment_is_told_at_once() -> None:
     assert len(committer.done) == 2
 
 
+def test_any_other_error_is_a_failure_too(committer: Committer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the thread would be gone and everyone would wait for ever."""
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(committer.log.writer, "write_group", out_of_memory)
+    committer.submit("a")
+    committer.queue.run_once()
+    assert committer.waiters() == [[], ["a"]]
+    assert all(isinstance(done.error, MemoryError) for done in committer.done)
+    assert committer.events == [LogPoisoned("MemoryError()")]
+
+
 def test_a_failure_while_sealing_is_a_failure() -> None:
     committer = Committer(SMALL, Fault(kinds={"sync"}))
     committer.submit("a")

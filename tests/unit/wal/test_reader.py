@@ -10,6 +10,7 @@ from kvserver.base.errors import Corruption
 from kvserver.base.types import Epoch, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import End, SegmentReader
+from kvserver.wal.recovery import Case, classify
 from support.logs import CLUSTER_ID, CREATION, EPOCH, payload_of
 
 PATH = Path("/data/wal/segment")
@@ -178,7 +179,15 @@ def test_the_later_frame_that_proves_most_is_found() -> None:
     reader = spoil(segment, 1)
     later = reader.find_later_frame(reader.offset)
     assert later is not None
+    assert classify(reader, is_last=True) is Case.PROVEN_LAST
     assert (later.kind, later.durable_length) == (fmt.GROUP, segment.offsets[3])
+
+
+def test_a_later_frame_that_does_not_reach_so_far_is_no_proof() -> None:
+    segment = Segment().add().add()
+    reader = spoil(segment.add(durable=(segment.offsets[1], 2)), 1)
+    assert reader.find_later_frame(reader.offset) is not None
+    assert classify(reader, is_last=True) is Case.TORN_LAST
 
 
 def test_nothing_is_found_behind_the_last_frame() -> None:
@@ -197,7 +206,7 @@ def test_a_frame_at_an_odd_place_is_no_proof() -> None:
     whole = Segment().add().add().add()
     third = whole.data[whole.offsets[2] :]
     cut = Segment().add()
-    cut.data += b"torn"
+    cut.data += b"torn by the "
     reader = cut.read(behind=third)
     assert reader.end is End.BAD
     assert reader.find_later_frame(reader.offset) is None

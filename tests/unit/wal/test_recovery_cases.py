@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,105 +13,12 @@ from kvserver.base.paths import is_torn
 from kvserver.base.types import Epoch
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import SegmentReader
-from kvserver.wal.recovery import DECISIONS, Case, Decision, classify, list_segments, recover
+from kvserver.wal.recovery import DECISIONS, Case, Decision, classify, recover
+from support.log_scenes import INSIDE, REFUSED, SCENES, Scene, sealed_last, torn_last
 from support.logs import CLUSTER_ID, CREATION, PATHS, Group, SmallLog, recover_log
 from support.memdisk import LOST
 from support.memfs import MemoryFileSystem
-
-
-def flip(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-
-class Scene:
-    """Two segments of three groups each, the second one open behind its last group, and one of them changed."""
-
-    def __init__(self) -> None:
-        self.fs = MemoryFileSystem()
-        log = SmallLog(self.fs).begin()
-        for number in range(3):
-            log.put(f"a{number}", f"b{number}")
-        log.writer.rotate()
-        for number in range(3):
-            log.put(f"c{number}", f"d{number}")
-        self.log = log
-        self.first, self.last = (PATHS.segment(name) for name in list_segments(self.fs, PATHS))
-        self.at: dict[Path, int] = {}
-        """Where recovery is to find something bad."""
-
-    def end(self, path: Path) -> int:
-        """Return where the last frame of a segment ends."""
-        reader = SegmentReader(path, read_file(self.fs, path))
-        for _ in reader.frames():
-            pass
-        return reader.offset
-
-    def change(self, path: Path, how: Callable[[bytes], bytes], at: int) -> None:
-        self.fs.plant(path, how(read_file(self.fs, path)))
-        self.at = {path: at}
-
-    def frame_offsets(self, path: Path) -> list[int]:
-        reader = SegmentReader(path, read_file(self.fs, path))
-        return [frame.offset for frame in reader.frames()]
-
-
-def sealed_inside() -> Scene:
-    return Scene()
-
-
-def unsealed_inside() -> Scene:
-    scene = Scene()
-    end = scene.end(scene.first) - fmt.SEAL_FRAME_LENGTH
-    scene.change(scene.first, lambda data: data[:end], end)
-    return scene
-
-
-def damaged_inside() -> Scene:
-    scene = Scene()
-    last_group = scene.frame_offsets(scene.first)[-1]
-    scene.change(scene.first, lambda data: flip(data, last_group + 80), last_group)
-    return scene
-
-
-def sealed_last() -> Scene:
-    scene = Scene()
-    scene.log.writer.close()
-    return scene
-
-
-def torn_last() -> Scene:
-    scene = Scene()
-    last_group = scene.frame_offsets(scene.last)[-1]
-    scene.change(scene.last, lambda data: flip(data, last_group + 80), last_group)
-    return scene
-
-
-def proven_last() -> Scene:
-    scene = Scene()
-    middle = scene.frame_offsets(scene.last)[1]
-    scene.change(scene.last, lambda data: flip(data, middle + 80), middle)
-    return scene
-
-
-def trailing() -> Scene:
-    scene = sealed_last()
-    end = scene.end(scene.last)
-    scene.change(scene.last, lambda data: data + b"something", end)
-    return scene
-
-
-SCENES: dict[Case, Callable[[], Scene]] = {
-    Case.SEALED_INSIDE: sealed_inside,
-    Case.UNSEALED_INSIDE: unsealed_inside,
-    Case.DAMAGED_INSIDE: damaged_inside,
-    Case.SEALED_LAST: sealed_last,
-    Case.OPEN_LAST: Scene,
-    Case.TORN_LAST: torn_last,
-    Case.PROVEN_LAST: proven_last,
-    Case.TRAILING: trailing,
-}
-INSIDE = {Case.SEALED_INSIDE, Case.UNSEALED_INSIDE, Case.DAMAGED_INSIDE}
-REFUSED = [case for case, decision in DECISIONS.items() if decision is Decision.REFUSE]
+from support.recordfs import CHANGING, Op, RecordingFileSystem
 
 
 def segment_of(case: Case, scene: Scene) -> Path:
@@ -229,6 +135,27 @@ def test_a_torn_tail_is_kept_aside_and_reported() -> None:
     assert events == [TornTailCut(path.name, offset, len(tail), lost.first_revision, last_revision, kept_as.name)]
     assert read_file(scene.fs.power_loss(lambda _: LOST), kept_as) == tail
     assert is_torn(kept_as.name)
+
+
+def test_a_torn_tail_is_safe_before_it_is_cut() -> None:
+    scene = torn_last()
+    ((path, offset),) = scene.at.items()
+    recording = RecordingFileSystem(scene.fs)
+    recover_log(recording)
+    calls = [(op.kind, op.path) for op in recording.entries if isinstance(op, Op) and op.kind in CHANGING]
+    kept_as = PATHS.torn(path, offset)
+    assert calls[:4] == [("create", kept_as), ("pwrite", kept_as), ("sync", kept_as), ("sync_dir", PATHS.wal)]
+    assert calls[4] == ("truncate", path)
+
+
+def test_space_behind_the_last_seal_is_cut_off() -> None:
+    """As an end between the seal frame and the cut behind it leaves it; inside a log it would be refused."""
+    scene = sealed_last()
+    end = scene.end(scene.last)
+    scene.fs.plant(scene.last, read_file(scene.fs, scene.last) + bytes(5000))
+    found = recover_log(scene.fs)
+    assert found.groups == scene.log.groups
+    assert len(read_file(scene.fs.power_loss(lambda _: LOST), scene.last)) == end
 
 
 def test_a_torn_tail_of_an_interrupted_recovery_is_kept_anew() -> None:

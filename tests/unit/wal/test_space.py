@@ -243,6 +243,19 @@ def test_a_failed_sync_of_the_next_segment_is_a_failure_too() -> None:
         keeper.space.await_ready(SEGMENT_HEADER_LENGTH)
 
 
+def test_any_other_error_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper()
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(keeper.fs, "create", out_of_memory)
+    keeper.space.start()
+    with pytest.raises(MemoryError):
+        keeper.space.take_next()
+    keeper.space.close()
+
+
 # Leftovers
 
 

@@ -1,0 +1,46 @@
+"""The epoch history: which (epoch, revision) a node has seen, and the branch at which another one left it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvserver.base.errors import Code, RevisionError
+from kvserver.base.types import NO_EPOCH, Epoch, Position
+from kvserver.engine.epochs import EpochHistory
+
+ONE, TWO, FIVE = Epoch(1, 11), Epoch(2, 22), Epoch(5, 55)
+HISTORY = EpochHistory(
+    [
+        (ONE, Position(NO_EPOCH, 1, bytes(16))),
+        (TWO, Position(ONE, 10, bytes(16))),
+        (FIVE, Position(TWO, 10, bytes(16))),
+    ]
+)
+
+
+def test_the_newest_epoch_is_the_current_one() -> None:
+    assert HISTORY.current == FIVE
+
+
+@pytest.mark.parametrize(("epoch", "revision"), [(1, 1), (1, 10), (2, 10), (2, 3), (5, 10), (5, 11), (5, 10**9)])
+def test_what_is_part_of_history_passes(epoch: int, revision: int) -> None:
+    HISTORY.require(epoch, revision)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "revision", "where"),
+    [
+        (1, 11, "epoch 2 follows it from revision 10 on"),
+        (2, 11, "epoch 5 follows it from revision 10 on"),
+        (3, 5, "newest epoch is 5"),
+        (6, 5, "newest epoch is 5"),
+        (0, 1, "newest epoch is 5"),
+    ],
+)
+def test_what_is_not_is_refused_with_the_branch(epoch: int, revision: int, where: str) -> None:
+    with pytest.raises(RevisionError) as refused:
+        HISTORY.require(epoch, revision)
+    assert refused.value.code is Code.HISTORY_LOST
+    assert f"epoch {epoch}, revision {revision} is not part of" in refused.value.message
+    assert where in refused.value.message
+    assert refused.value.hint
