@@ -141,11 +141,11 @@ class NotServing(KvError):
 class Corruption(KvError):
     """Something on disk does not check. The node refuses to serve rather than skip it."""
 
-    def __init__(self, path: object, offset: int, what: str) -> None:
+    def __init__(self, path: object, offset: int, what: str, hint: str = "") -> None:
         super().__init__(
             Code.CORRUPTION,
             f"{path}: damaged at offset {offset}: {what}",
-            "see what can still be read with: kvctl wal verify DATA_DIR; then restore the file from a copy",
+            hint or "see what can still be read with: kvctl wal verify DATA_DIR; then restore the file from a copy",
         )
         self.path = path
         self.offset = offset

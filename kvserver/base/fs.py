@@ -202,12 +202,15 @@ class OsFileSystem:
 
     def make_dir(self, path: Path) -> None:
         """Create a folder and those above it."""
-        if not path.is_dir():
+        made = not path.is_dir()
+        if made:
             self.make_dir(path.parent)
             path.mkdir(mode=0o700)
-        # Also of a folder that was there: whoever made it may have died before its name was durable.
-        with contextlib.suppress(PermissionError):  # a parent that may not be read is not ours, and was there before us
+        try:  # also of a folder that was there: whoever made it may have died before its name was durable
             self.sync_dir(path.parent)
+        except PermissionError:  # a parent that may not be read, of a folder that an administrator made
+            if made:
+                raise
 
     def sync_dir(self, path: Path) -> None:
         """Call fsync on the folder."""

@@ -19,7 +19,7 @@ Nobody may learn of them. These invariants keep it so:
     I4  A submission's bytes and who waits for them cross to the log thread as one item, before the sync they share.
     I5  What has a revision has its place on disk: a submission is admitted only while the log has room ready for it.
         What is not admitted waits in line, in order, or is refused; nothing of it was carried out, so NOT_WRITTEN is true.
-    I6  After a failed write or sync nothing is evaluated, shown or acknowledged any more. Writes that had a revision are
+    I6  After a failed write or sync nothing new is evaluated, shown or acknowledged any more. Writes that had a revision are
         answered OUTCOME_UNKNOWN; the process ends.
 
 Evaluation sees the newest state, not the visible one: a condition on a key that the write before it changed must be judged
@@ -37,11 +37,12 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from kvserver.base.errors import Code, KvError, NotServing, OutcomeUnknown, Refused, RevisionError
 from kvserver.base.options import PipelineOptions
+from kvserver.base.types import Position
 from kvserver.commit.evaluate import evaluate, read_run
 from kvserver.commit.marks import Marks
 from kvserver.commit.requests import Committed, PutRun, ReadRun, Request, RunDone, Single, size_bytes
@@ -78,6 +79,8 @@ class CommitPipeline:
     def __init__(self, state: State, marks: Marks, log: Log, options: PipelineOptions) -> None:
         self.state = state
         self.marks = marks
+        self.position: Position | None = None
+        """Where the log durably ends, as far as the event loop has heard; None before the first group."""
         self.failure: BaseException | None = None
         self.commits = 0
         """Commits made since the start."""
@@ -151,25 +154,26 @@ class CommitPipeline:
 
     # -- admission ------------------------------------------------------------------------------------------------
 
-    def _admits(self, size: int) -> bool:
-        """Say whether a request of this size may be carried out now."""
+    def _admits(self, size: int, in_batch: bool = False) -> bool:
+        """Say whether a request of this size may be carried out now; ``in_batch``: together with others that waited."""
         if not size:
-            return not self._blocked()
-        if self._blocked() or (self._unwritten_bytes and self._unwritten_bytes + size > self._options.max_unwritten_bytes):
+            return not self._blocked(in_batch)
+        if self._blocked(in_batch) or (
+            self._unwritten_bytes and self._unwritten_bytes + size > self._options.max_unwritten_bytes
+        ):
             return False
         if size + CLAIM_OVERHEAD > self._room:
             self._room = self._log.room() - self._unwritten_bytes
         return size + CLAIM_OVERHEAD <= self._room
 
-    def _blocked(self) -> bool:
-        return self._sealing or (self._unwritten > 0 and not self._options.overlap)
+    def _blocked(self, in_batch: bool) -> bool:
+        return self._sealing or (self._unwritten > 0 and not self._options.overlap and not in_batch)
 
     def _stand_in_line(self, ticket: AnyTicket, size: int) -> None:
-        options = self._options
         error = self._space_refusal(size)
-        if error is None and (
-            len(self._waiting) >= options.max_waiting or self._waiting_bytes + size > options.max_waiting_bytes
-        ):
+        if self._line_is_full(size):
+            self._drop_those_who_gave_up()
+        if error is None and self._line_is_full(size):
             error = Refused(
                 Code.OVERLOADED,
                 f"{len(self._waiting)} requests wait for the log already",
@@ -185,6 +189,14 @@ class CommitPipeline:
         if len(self._waiting) == 1:  # room gained since it was asked for was told to nobody, as nobody waited yet
             self.admit_waiting()
 
+    def _line_is_full(self, size: int) -> bool:
+        options = self._options
+        return len(self._waiting) >= options.max_waiting or self._waiting_bytes + size > options.max_waiting_bytes
+
+    def _drop_those_who_gave_up(self) -> None:
+        self._waiting = deque(ticket for ticket in self._waiting if not ticket.done)
+        self._waiting_bytes = sum(ticket.waiting_bytes for ticket in self._waiting)
+
     def _space_refusal(self, size: int) -> KvError | None:
         """Return the refusal of a write for which there is no room on disk and none can be had; None where it may wait."""
         reason = self._log.space_error()
@@ -196,16 +208,17 @@ class CommitPipeline:
 
     def admit_waiting(self) -> None:
         """Carry out what waits in line and fits now, in order; refuse what never will."""
+        in_batch = not self._unwritten  # without overlap, all that waited for one group make the next
         while self._waiting and self.failure is None:
             ticket = self._waiting[0]
             size = ticket.waiting_bytes
             if ticket.done:  # gave up
                 self._leave_line()
-            elif self._admits(size):
+            elif self._admits(size, in_batch):
                 self._leave_line()
                 self._carry_out(ticket, size)
             else:
-                error = None if self._blocked() else self._space_refusal(size)
+                error = None if self._blocked(in_batch) else self._space_refusal(size)
                 if error is None:
                     return
                 self._leave_line()
@@ -234,10 +247,9 @@ class CommitPipeline:
                 self._carry_out_single(ticket, request)
         except KvError as error:
             self._decide(ticket, error, error.depends_on)
-        except BaseException as error:  # out of memory, say, between two steps: log and memory may differ now
-            self._enter_failure(error)
+        except Exception as error:  # out of memory, say, between two steps: log and memory may differ now
             ticket.fail(OutcomeUnknown())
-            raise
+            self._fail(error, [])
 
     def _carry_out_run(self, ticket: AnyTicket, request: PutRun) -> None:
         commits = len(request.keys)
@@ -310,13 +322,14 @@ class CommitPipeline:
             return
         if done.control is SEAL:
             self._sealing = False
+        self.position = done.position
         self.marks.move_durable(done.position.revision)
         self._room = self._log.room() - self._unwritten_bytes
-        for submission in done.submissions:
-            if submission.waiter is not None:
-                submission.waiter.complete()
-        if self._waiting:
-            self.admit_waiting()
+        try:
+            complete_all(submission.waiter for submission in done.submissions if submission.waiter is not None)
+        finally:
+            if self._waiting:
+                self.admit_waiting()
 
     def _fail(self, error: BaseException, submissions: list[Submission[AnyTicket]]) -> None:
         """Answer everything with what can be said truthfully after the log failed (I6)."""
@@ -334,6 +347,18 @@ class CommitPipeline:
         if self.failure is None:
             self.failure = error
             self.on_failure(error)
+
+
+def complete_all(tickets: Iterable[AnyTicket]) -> None:
+    """Tell all answers; a callback that raises keeps nobody else's from being told. Raises the first such error, at the end."""
+    first: Exception | None = None
+    for ticket in tickets:
+        try:
+            ticket.complete()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def log_failed() -> NotServing:

@@ -110,7 +110,7 @@ def size_bytes(request: Request) -> int:
         case Delete():
             return len(request.key) + 64
         case DeleteSpan():
-            return MAX_COMMIT_BYTES
+            return MAX_COMMIT_BYTES + 64
         case Batch():
             return min(sum(map(size_bytes, request.mutations)), MAX_COMMIT_BYTES) + 64
         case CreateNamespace():

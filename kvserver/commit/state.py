@@ -29,10 +29,10 @@ class State:
         self.namespaces = {"": NamespaceEntry("", DEFAULT_NAMESPACE, CREATION_REVISION)}
         self.next_namespace_id = FIRST_NAMESPACE
 
-    def namespace_id(self, name: str, revision: int | None = None) -> int:
-        """Return a namespace's id; with a revision only if it exists there. Raises UnknownNamespace."""
+    def namespace_id(self, name: str, revision: int) -> int:
+        """Return the id of a namespace that exists at the revision. Raises UnknownNamespace."""
         entry = self.namespaces.get(name)
-        if entry is None or (revision is not None and entry.create_revision > revision):
+        if entry is None or entry.create_revision > revision:
             raise UnknownNamespace(name)
         return entry.id
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
 from kvserver.base.errors import KvError
-from kvserver.base.events import Listener, ignore
+from kvserver.base.events import Listener, LogPoisoned, ignore
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
@@ -59,7 +59,8 @@ class Database:
         self._log = opened.log
         self._space = opened.space
         self._post = post
-        self._room_asked = False
+        self._opened_at = opened.position
+        self._listener = listener
         self._committer: GroupCommitter[AnyTicket] = GroupCommitter(opened.log, options.wal, self._deliver, listener)
         self.state = opened.state
         self.pipeline = CommitPipeline(self.state, self.marks, self, options.pipeline)
@@ -103,12 +104,8 @@ class Database:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def namespace_for_write(self, name: str) -> int:
-        """Return a namespace's id. Raises UnknownNamespace."""
-        return self.state.namespace_id(name)
-
-    def namespace_for_read(self, name: str) -> int:
-        """Return the id of a namespace that readers may know of. Raises UnknownNamespace."""
+    def namespace_id(self, name: str) -> int:
+        """Return the id of a visible namespace. Raises UnknownNamespace, for writes too: its creation may yet be taken back."""
         return self.state.namespace_id(name, self.marks.visible)
 
     def namespaces(self) -> list[NamespaceEntry]:
@@ -160,7 +157,7 @@ class Database:
             groups=self._committer.groups,
             syncs=self._log.syncs,
             bytes_written=self._log.bytes_written,
-            chain=self._log.position.chain,
+            chain=(self.pipeline.position or self._opened_at).chain,
             space_error=str(error) if error is not None else "",
         )
 
@@ -177,17 +174,16 @@ class Database:
     def close(self) -> None:
         """End cleanly: write what was handed over, a last mark, the seal. After a failure of the log: just let go."""
         failpoints.hit("engine.close.before_final_sync")
-        self._committer.stop()
-        while self._committer.run_once():  # without threads, what was handed over is still in the queue
-            pass
-        self._space.close()
         try:
+            self._committer.stop()
+            while self._committer.run_once():  # without threads, what was handed over is still in the queue
+                pass
+            self._space.close()
             if self._committer.error is None and self._space.failure is None:
                 self._log.close()
                 failpoints.hit("engine.close.after_final_sync")
-            else:
-                self._log.abandon()
         finally:
+            self._log.abandon()
             self._lock.release()
 
     # -- the pipeline's view of the log ---------------------------------------------------------------------------
@@ -214,4 +210,5 @@ class Database:
             self._post(self.pipeline.admit_waiting)
         if self._space.failure is not None:
             failure = self._space.failure
+            self._listener(LogPoisoned(str(failure) or repr(failure)))
             self._post(lambda: self.pipeline.on_group_done(GroupDone([], self._log.position, failure)))

@@ -14,6 +14,7 @@ Step 4 before 5: a folder that cannot be recovered claims nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -32,6 +33,8 @@ from kvserver.engine.identity import create_identity, read_identity
 from kvserver.wal.log import LogWriter
 from kvserver.wal.recovery import RecoveredLog, recover
 from kvserver.wal.space import LogSpace
+
+_EPOCHS_HINT = "put the folder epochs/ back as it was, from a copy taken together with wal/"
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,38 +59,39 @@ def open_folder(
     listener: Listener,
 ) -> Opened:
     """Carry out the steps. Raises OpenRefused, Corruption, OSError."""
-    lock = _lock(env, paths)
     try:
-        failpoints.hit("engine.open.after_lock")
-        identity = _identify(env, paths, options.node_name, register_kind, listener)
-        failpoints.hit("engine.open.after_identity")
-        env.fs.make_dir(paths.wal)
-        space = LogSpace(env.fs, paths, options.wal, listener)
-        space.remove_leftovers()
-        epochs = register(paths)
-        state = State()
-        recovered = _recover(env, paths, identity, epochs, state, listener)
-        failpoints.hit("engine.open.after_recover")
-        epoch = _claim(env, identity, epochs, recovered)
-        failpoints.hit("engine.open.after_claim")
-        epochs.record_branch(epoch, recovered.position)
-        log = LogWriter(env.fs, paths, env.clock, options.wal, space, env.random_id, listener)
-        log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
-        failpoints.hit("engine.open.after_first_segment")
-        epochs.record_begun(epoch)
-        failpoints.hit("engine.open.after_begun")
-        listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
-        history = EpochHistory([*recovered.epochs, (epoch, recovered.position)])
-        return Opened(lock, identity, state, log.position, history, log, space)
+        with contextlib.ExitStack() as undo:
+            lock = _lock(env, paths)
+            undo.callback(lock.release)
+            failpoints.hit("engine.open.after_lock")
+            identity = _identify(env, paths, options.node_name, register_kind, listener)
+            failpoints.hit("engine.open.after_identity")
+            env.fs.make_dir(paths.wal)
+            space = LogSpace(env.fs, paths, options.wal, listener, env.clock)
+            undo.callback(space.close)
+            space.remove_leftovers()
+            epochs = register(paths)
+            state = State()
+            recovered = _recover(env, paths, identity, epochs, state, listener)
+            failpoints.hit("engine.open.after_recover")
+            epoch = _claim(env, paths, identity, epochs, recovered)
+            failpoints.hit("engine.open.after_claim")
+            epochs.record_branch(epoch, recovered.position)
+            log = LogWriter(env.fs, paths, env.clock, options.wal, space, env.random_id, listener)
+            undo.callback(log.abandon)
+            log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
+            failpoints.hit("engine.open.after_first_segment")
+            epochs.record_begun(epoch)
+            failpoints.hit("engine.open.after_begun")
+            undo.pop_all()
     except OSError as error:
-        lock.release()
         raise OpenRefused(
             f"{paths.root} cannot be opened: {error.strerror or error}" + (f" ({error.filename})" if error.filename else ""),
             "make the folder readable and writable and see that its disk has 32 MiB free, then start again",
         ) from error
-    except BaseException:
-        lock.release()
-        raise
+    listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
+    history = EpochHistory([*recovered.epochs, (epoch, recovered.position)])
+    return Opened(lock, identity, state, log.position, history, log, space)
 
 
 def _lock(env: Environment, paths: DataPaths) -> Lock:
@@ -149,14 +153,16 @@ def _recover(
     return recovered
 
 
-def _claim(env: Environment, identity: Identity, register: Register, recovered: RecoveredLog) -> Epoch:
+def _claim(env: Environment, paths: DataPaths, identity: Identity, register: Register, recovered: RecoveredLog) -> Epoch:
     """Claim the number above every one that the register or the log has seen."""
     records = register.records()
-    claimed = records[-1].epoch.number if records else 0
+    registered = {record.epoch.number: record.epoch for record in records}
     for epoch, _ in recovered.epochs:
-        held = [record.epoch for record in records if record.epoch.number == epoch.number]
-        if held and held[0] != epoch:
-            raise Corruption("register", 0, f"epoch {epoch.number} has another nonce in the log than in the register")
-    epoch = Epoch(max(claimed, recovered.position.epoch.number) + 1, env.random_id())
+        if epoch.number not in registered:
+            raise Corruption(paths.epochs, 0, f"epoch {epoch.number} is in the log, but its claim is lost", _EPOCHS_HINT)
+        if registered[epoch.number] != epoch:
+            what = f"epoch {epoch.number} has another nonce in the log than in the register"
+            raise Corruption(paths.epochs, 0, what, _EPOCHS_HINT)
+    epoch = Epoch(max([0, *registered]) + 1, env.random_id())
     register.claim(epoch, identity.node_id, env.clock.now_ms())
     return epoch

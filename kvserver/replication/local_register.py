@@ -58,6 +58,8 @@ class LocalRegister:
 
     def _record(self, number: int) -> EpochRecord:
         claim = self._read(self._paths.claim(number))
+        if claim["epoch"] != number:
+            raise Corruption(self._paths.claim(number), 0, f"the claim is to epoch {claim['epoch']}")
         epoch = Epoch(number, int(claim["nonce"], 16))
         branch = None
         if self._fs.exists(self._paths.branch(number)):

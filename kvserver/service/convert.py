@@ -49,18 +49,10 @@ class Namespaces:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def for_write(self, name: str) -> int:
-        """Return the id of a namespace of the newest state. Raises UnknownNamespace, InvalidRequest."""
+    def find(self, name: str) -> int:
+        """Return the id of a visible namespace. Raises UnknownNamespace, InvalidRequest."""
         try:
-            return self._database.namespace_for_write(name)
-        except UnknownNamespace:
-            validation.check_namespace_name(name)
-            raise
-
-    def for_read(self, name: str) -> int:
-        """Return the id of a namespace that is visible. Raises UnknownNamespace, InvalidRequest."""
-        try:
-            return self._database.namespace_for_read(name)
+            return self._database.namespace_id(name)
         except UnknownNamespace:
             validation.check_namespace_name(name)
             raise
@@ -101,7 +93,7 @@ def batch(request: kv_pb2.WriteRequest, default_namespace: int, namespaces: Name
 
 
 def _mutation(message: kv_pb2.Mutation, default_namespace: int, namespaces: Namespaces) -> Mutation:
-    namespace = namespaces.for_write(message.namespace) if message.HasField("namespace") else default_namespace
+    namespace = namespaces.find(message.namespace) if message.HasField("namespace") else default_namespace
     kind = message.WhichOneof("kind")
     if kind == "put":
         return put(namespace, message.put)

@@ -49,7 +49,7 @@ class KvService:
         return self._found(request, await ticket)
 
     def _found(self, request: kv_pb2.GetRequest, revision: int) -> kv_pb2.GetResponse:
-        namespace = self._namespaces.for_read(request.namespace)
+        namespace = self._namespaces.find(request.namespace)
         version = self._database.get(namespace, request.key, revision)
         return kv_pb2.GetResponse(
             header=self._answers.header(revision),
@@ -66,7 +66,7 @@ class KvService:
             count_only=request.count_only,
         )
         revision = await self._database.reading_at(request.revision, convert.session_of(request))
-        namespace = self._namespaces.for_read(request.namespace)
+        namespace = self._namespaces.find(request.namespace)
         header = self._answers.header(revision)
         async for chunk in self._database.scan(namespace, span, revision, options):
             response = kv_pb2.ScanResponse(
@@ -92,7 +92,7 @@ class KvService:
     def put(self, request: kv_pb2.PutRequest, context: CallContext) -> Ticket[kv_pb2.PutResponse]:
         """Put one key."""
         memory = validation.wants_memory(request.durability)
-        command = convert.put(self._namespaces.for_write(request.namespace), request)
+        command = convert.put(self._namespaces.find(request.namespace), request)
         return self._database.submit(command, self._put_answer, memory)
 
     def _put_answer(self, done: Committed) -> kv_pb2.PutResponse:
@@ -106,7 +106,7 @@ class KvService:
     ) -> Ticket[kv_pb2.DeleteResponse] | Awaitable[Ticket[kv_pb2.DeleteResponse]]:
         """Delete a key, a range or a prefix."""
         memory = validation.wants_memory(request.durability)
-        command = convert.delete(self._namespaces.for_write(request.namespace), request)
+        command = convert.delete(self._namespaces.find(request.namespace), request)
         if isinstance(command, DeleteSpan):
             return self._delete_span(command, memory, context)
         return self._database.submit(command, self._delete_answer, memory)
@@ -126,7 +126,7 @@ class KvService:
     ) -> Ticket[kv_pb2.WriteResponse] | Awaitable[Ticket[kv_pb2.WriteResponse]]:
         """Carry out many mutations in one commit."""
         memory = validation.wants_memory(request.durability)
-        command = convert.batch(request, self._namespaces.for_write(request.namespace), self._namespaces)
+        command = convert.batch(request, self._namespaces.find(request.namespace), self._namespaces)
         spans = convert.spans_of(command)
         if spans:
             return self._write_spans(command, spans, memory, context)

@@ -39,7 +39,7 @@ class PipelineSession:
         context = FrameContext(frame.frame_id, self._answers)
         try:
             context.memory = validation.wants_memory(frame.durability)
-            namespace = self._namespaces.for_write(frame.namespace)
+            namespace = self._namespaces.find(frame.namespace)
             match frame.WhichOneof("operations"):
                 case "puts":
                     return self._puts(context, namespace, list(frame.puts.keys), list(frame.puts.values))

@@ -117,6 +117,8 @@ def _decode_effect(data: bytes, at: int, stop: int) -> tuple[Effect, int]:
         raise ValueError("an effect is cut off")
     if flags & FLAG_EXACT:
         create_revision, version = _EXACT.unpack_from(data, at)
+        if not version:
+            raise ValueError("an effect gives exact figures, but a version of 0")
         at += _EXACT_LENGTH
     if flags & FLAG_LEASE:
         (lease,) = _LEASE.unpack_from(data, at)

@@ -85,6 +85,7 @@ class GroupCommitter(Generic[Waiter]):
         self._held: Submission[Waiter] | Control | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._in_hand: list[Submission[Waiter]] = []
         self.groups = 0
         self.error: BaseException | None = None
 
@@ -104,11 +105,12 @@ class GroupCommitter(Generic[Waiter]):
             self._thread.join()
             self._thread = None
 
-    def run_once(self, wait_s: float | None = 0.0) -> bool:
+    def run_once(self, wait_s: float = 0.0) -> bool:
         """Do one turn: a group, a control, or (after ``wait_s`` without work) the idle mark. False: stopped, or idle."""
         first = self._take(wait_s)
         if first is None:
-            self._guarded(self._log.write_mark)
+            if self.error is None and not self._guarded(self._log.write_mark):
+                self._deliver(GroupDone([], self._log.position, self.error))
             return False
         if isinstance(first, Control):
             if first is STOP:
@@ -122,10 +124,15 @@ class GroupCommitter(Generic[Waiter]):
     def _run(self) -> None:
         idle_s = self._options.idle_mark_ms / 1000
         while not self._stopped:
-            if not self.run_once(idle_s) and not self._stopped:
-                self._held = self._queue.get()
+            try:
+                if not self.run_once(idle_s) and not self._stopped:
+                    self._held = self._queue.get()
+            except Exception as error:  # between two guarded steps; the thread must go on, or its waiters wait for ever
+                self._poison(error)
+                items, self._in_hand = self._in_hand, []
+                self._deliver(GroupDone(items, self._log.position, self.error))
 
-    def _take(self, wait_s: float | None) -> Submission[Waiter] | Control | None:
+    def _take(self, wait_s: float) -> Submission[Waiter] | Control | None:
         if self._held is not None:
             held, self._held = self._held, None
             return held
@@ -136,7 +143,7 @@ class GroupCommitter(Generic[Waiter]):
 
     def _gather(self, first: Submission[Waiter]) -> list[Submission[Waiter]]:
         """Return the first submission and what else has arrived, up to the size of a group."""
-        items = [first]
+        items = self._in_hand = [first]
         if not self._options.grouping:
             return items
         size = len(first.data)
@@ -158,7 +165,9 @@ class GroupCommitter(Generic[Waiter]):
             self._guarded(lambda: self._log.write_group(commits, b"".join([item.data for item in items])))
         failpoints.hit("wal.before_answer")
         self.groups += 1
-        self._deliver(GroupDone(items, self._log.position, self.error))
+        done = GroupDone(items, self._log.position, self.error)
+        self._in_hand = []
+        self._deliver(done)
 
     def _seal(self) -> None:
         """Rotate if the segment is old enough and the next one is ready, and tell the pipeline that it may go on."""
@@ -166,13 +175,16 @@ class GroupCommitter(Generic[Waiter]):
             self._guarded(self._log.rotate)
         self._deliver(GroupDone([], self._log.position, self.error, SEAL))
 
-    def _guarded(self, write: Callable[[], None]) -> None:
-        """Write unless the log has failed; a failure is final, whatever it is: a thread that ended silently would be worse."""
-        if self.error is not None:
-            return
-        try:
-            write()
-        except Exception as error:
+    def _guarded(self, write: Callable[[], None]) -> bool:
+        """Write, unless the log has failed already; say whether all is well. A failure is final, whatever it is."""
+        if self.error is None:
+            try:
+                write()
+            except Exception as error:
+                self._poison(error)
+        return self.error is None
+
+    def _poison(self, error: Exception) -> None:
+        if self.error is None:
             self.error = error
             self._listener(LogPoisoned(str(error) or repr(error)))
-            self._deliver(GroupDone([], self._log.position, error))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from kvserver.base.errors import Corruption
 from kvserver.base.fs import FileSystem, read_file
-from kvserver.base.paths import DataPaths, SegmentName
+from kvserver.base.paths import DataPaths, SegmentName, is_torn
 from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.commit_record import iter_commits
@@ -61,6 +61,11 @@ def inspect_log(fs: FileSystem, paths: DataPaths) -> Iterator[SegmentReport]:
         if report.header is None or report.end is None or report.state == "damaged":
             return
         before = SegmentInfo(name, paths.segment(name), report.header, report.end, report.length_bytes)
+
+
+def kept_torn_tails(fs: FileSystem, paths: DataPaths) -> list[str]:
+    """Return the names of the files in which recovery kept what it cut."""
+    return [name for name in fs.list_dir(paths.wal) if is_torn(name)]
 
 
 def read_segment(fs: FileSystem, paths: DataPaths, name: SegmentName) -> SegmentReader:

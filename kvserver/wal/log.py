@@ -12,7 +12,7 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.types import Epoch, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.segment import SegmentInfo, SegmentWriter, create_segment
-from kvserver.wal.space import SEGMENT_RESERVE, LogSpace
+from kvserver.wal.space import SEGMENT_RESERVE, LogSpace, Prepared
 
 
 class LogWriter:
@@ -41,6 +41,8 @@ class LogWriter:
         self._listener = listener
         self._segment: SegmentWriter | None = None
         self._time_ms = 0
+        self._opened_at_s = 0.0
+        """When the open segment was begun, by the clock that does not jump."""
         self.sealed: list[SegmentInfo] = []
         """The segments before the open one, oldest first."""
         self.syncs = 0
@@ -60,7 +62,7 @@ class LogWriter:
             previous_segment_id=sealed[-1].header.segment_id if sealed else 0,
             previous=branch,
         )
-        self._segment = create_segment(self._fs, self._paths, self._space.take_next(), header, self._space.confirm_synced)
+        self._begin(self._space.take_next(), header)
 
     @property
     def segment(self) -> SegmentWriter:
@@ -89,7 +91,7 @@ class LogWriter:
     def may_seal(self) -> bool:
         """Say whether the open segment holds commits, has reached the age at which it is sealed, and another is ready."""
         age = self._options.seal_age_ms
-        old = bool(age and self.segment.groups and self._clock.now_ms() - self.segment.header.created_ms >= age)
+        old = bool(age and self.segment.groups and (self._clock.monotonic() - self._opened_at_s) * 1000 >= age)
         return old and self._space.has_next()
 
     def rotate(self) -> None:
@@ -106,7 +108,7 @@ class LogWriter:
             previous_segment_id=old.header.segment_id,
             previous=old.position,
         )
-        self._segment = create_segment(self._fs, self._paths, prepared, header, self._space.confirm_synced)
+        self._begin(prepared, header)
 
     def close(self) -> None:
         """Write a last mark, seal the open segment and close it. Raises OSError."""
@@ -118,6 +120,10 @@ class LogWriter:
         """Close the files as they are, after a failure."""
         if self._segment is not None:
             self._segment.close()
+
+    def _begin(self, prepared: Prepared, header: fmt.SegmentHeader) -> None:
+        self._segment = create_segment(self._fs, self._paths, prepared, header, self._space.confirm_synced)
+        self._opened_at_s = self._clock.monotonic()
 
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:
         length = fmt.FRAME_HEADER_LENGTH + fmt.padded(len(payload))

@@ -72,6 +72,7 @@ class SegmentReader:
             begin = self.offset
             self.offset += header.frame_length
             if header.kind == fmt.SEAL:
+                self._check_seal(begin, header)
                 self.end = End.SEALED if self._only_space_from(self.offset) else End.TRAILING
                 return
             body = begin + fmt.FRAME_HEADER_LENGTH
@@ -110,6 +111,14 @@ class SegmentReader:
         self.groups += header.kind == fmt.GROUP
         self.time_ms = max(self.time_ms, header.time_ms)
         self.proven_length = max(self.proven_length, header.durable_length)
+
+    def _check_seal(self, begin: int, header: fmt.FrameHeader) -> None:
+        """Check that a seal speaks of what was read before it. Raises Corruption."""
+        body = begin + fmt.FRAME_HEADER_LENGTH
+        payload = self.data[body : body + header.payload_length]
+        fits = len(payload) == fmt.SEAL_PAYLOAD.size
+        if not fits or fmt.SEAL_PAYLOAD.unpack(payload)[:2] != (self.revision, self.groups):
+            raise Corruption(self.path, begin, "the seal does not fit what it seals")
 
     def _only_space_from(self, offset: int) -> bool:
         """Say whether nothing but zeros follows; made for many megabytes."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from kvserver.base import failpoints
 from kvserver.base.errors import Corruption
 from kvserver.base.events import Listener, TornTailCut, ignore
-from kvserver.base.fs import FileSystem, opened, read_file, write_new_file
+from kvserver.base.fs import FileSystem, create_once, opened, read_file
 from kvserver.base.paths import DataPaths, SegmentName, parse_segment
 from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, Position
 from kvserver.wal import format as fmt
@@ -200,10 +200,10 @@ def _keep_torn_tail(fs: FileSystem, paths: DataPaths, reader: SegmentReader, lis
     """Copy what is about to be cut into a file of its own, durably, and report it."""
     kept: Path = paths.torn(reader.path, reader.offset)
     tail = reader.data[reader.offset :].rstrip(b"\0")
-    if fs.exists(kept):  # an earlier recovery was interrupted between this step and the cut
-        fs.remove(kept)
-    write_new_file(fs, kept, tail)
-    fs.sync_dir(paths.wal)
+    # A file of this name is whole, and was kept by an earlier recovery that did not end: what lies here now is the same,
+    # or what that recovery itself was writing behind the cut. The temporary name is swept up at every open.
+    if not fs.exists(kept):
+        create_once(fs, kept, paths.prepared(0), tail)
     failpoints.hit("wal.recover.after_torn_saved")
     first, last = reader.bad_revisions()
     listener(TornTailCut(reader.path.name, reader.offset, len(tail), first, last, kept.name))

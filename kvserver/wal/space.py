@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvserver.base import failpoints
+from kvserver.base.clock import Clock, SystemClock
 from kvserver.base.events import Listener, SpaceAvailable, SpaceUnavailable, ignore
 from kvserver.base.fs import File, FileSystem
 from kvserver.base.options import WalOptions
@@ -45,7 +46,15 @@ class SyncFailed(OSError):
 class LogSpace:
     """Keeps room ready. ``step`` does one piece of work; ``start`` runs steps on a thread, tests may call it themselves."""
 
-    def __init__(self, fs: FileSystem, paths: DataPaths, options: WalOptions, listener: Listener = ignore) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        paths: DataPaths,
+        options: WalOptions,
+        listener: Listener = ignore,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._fs = fs
         self._paths = paths
         self._options = options
@@ -79,18 +88,19 @@ class LogSpace:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread and remove the next segment, which holds nothing."""
+        """Stop the thread and remove what did not become a segment. Never raises for the disk's errors."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._next is not None:
-            self._next.file.close()
-            with contextlib.suppress(OSError):  # what cannot be removed now is removed at the next open
-                self._fs.remove(self._next.path)
-            self._next = None
+        for prepared in (self._next, self._current):
+            if prepared is not None and is_prepared(prepared.path.name):  # it never became a segment
+                with contextlib.suppress(OSError):  # what cannot be removed now is removed at the next open
+                    prepared.file.close()
+                    self._fs.remove(prepared.path)
+        self._next = None
 
     def room(self) -> int:
         """Return how many bytes of frames fit into what is ready, whatever their sizes are."""
@@ -126,7 +136,7 @@ class LogSpace:
                 if self.error is not None and self._next is not None:
                     return False
                 if self._thread is not None:
-                    self._changed.wait(1.0)
+                    self._clock.wait(self._changed, 1.0)
                     continue
             self.step()
             if self.error is not None and self._next is None:
@@ -140,14 +150,14 @@ class LogSpace:
         """
         with self._changed:
             while self._syncing is not None and self._syncing is self._current:
-                self._changed.wait(1.0)
+                self._clock.wait(self._changed, 1.0)
             self._raise_failure()
 
     def take_next(self) -> Prepared:
         """Retire the open segment's file and return the next one, waiting for it if it must be."""
         with self._changed:
             while self._busy is not None and self._busy is self._current:
-                self._changed.wait(1.0)
+                self._clock.wait(self._changed, 1.0)
             self._current = None
         while True:
             with self._changed:
@@ -159,7 +169,7 @@ class LogSpace:
                     self._changed.notify_all()
                     return taken
                 if self._thread is not None:
-                    self._changed.wait(1.0)
+                    self._clock.wait(self._changed, 1.0)
                     continue
             self._step_alone()
 
@@ -242,8 +252,8 @@ class LogSpace:
             if not self.step():
                 with self._changed:
                     if not self._closing and self._missing() is None:
-                        self._changed.wait(1.0)
+                        self._clock.wait(self._changed, 1.0)
             elif self.error is not None:
                 with self._changed:
                     if not self._closing:
-                        self._changed.wait(self._options.space_retry_ms / 1000)
+                        self._clock.wait(self._changed, self._options.space_retry_ms / 1000)

@@ -12,7 +12,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from integration.serving import Node, Stream, refused, scanned, serving, stalled_disk, until
 from kvproto.v1 import admin_pb2, kv_pb2
+from kvserver.base.errors import OpenRefused
 from kvserver.base.options import EngineOptions, PipelineOptions
+from kvserver.transport.grpc_aio import GrpcServer
 
 LOCAL, MEMORY = kv_pb2.DURABILITY_LOCAL, kv_pb2.DURABILITY_MEMORY
 ONE_AT_A_TIME = EngineOptions(pipeline=PipelineOptions(overlap=False))
@@ -278,6 +280,14 @@ async def test_those_who_watch_health_are_told_of_the_end_and_do_not_delay_it(tm
         assert asyncio.get_running_loop().time() - begun < 2
         assert (await calls[0].read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await calls[0].read() is grpc.aio.EOF
+
+
+async def test_two_servers_never_share_a_port(tmp_path: Path) -> None:
+    async with serving(tmp_path) as node:
+        second = GrpcServer([], ())
+        with pytest.raises(OpenRefused) as caught:
+            await second.start("127.0.0.1", node.port)
+        assert str(node.port) in caught.value.message and "--listen" in caught.value.hint
 
 
 @pytest.mark.parametrize("in_flight", [256])

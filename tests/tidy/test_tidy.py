@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from kvproto.v1 import errors_pb2
+from kvserver.base.errors import Code
 from tidy.contract_rules import code_differences, describe, uncommented
 from tidy.rules import MAX_FILE_LINES, MAX_FUNCTION_LINES, RULES, Rule
 from tidy.sources import ROOT, Source, read_sources
-
-from kvserver.base.errors import Code
 
 # Spelt in two parts, because this file keeps the rules too.
 _TO_DO = "TO" + "DO"

@@ -20,7 +20,7 @@ from kvserver.base.fs import OsFileSystem
 from kvserver.base.paths import DataPaths, SegmentName, parse_segment
 from kvserver.wal.commit_record import DELETE, Effect, iter_commits
 from kvserver.wal.format import GROUP
-from kvserver.wal.inspection import SegmentReport, inspect_log, read_segment
+from kvserver.wal.inspection import SegmentReport, inspect_log, kept_torn_tails, read_segment
 from kvserver.wal.reader import End, SegmentReader
 from kvserver.wal.recovery import list_segments
 
@@ -111,17 +111,20 @@ def verify(settings: Settings, data_dir: Path) -> int:
         "commits": sum(report.commits for report in reports),
         "bytes": sum(report.length_bytes for report in reports),
         "problems": [report.problem for report in reports if report.problem],
+        "torn_files": kept_torn_tails(OsFileSystem(), _paths(data_dir)),
     }
     if last is not None and last.end is not None:
         fields |= {"epoch": last.end.epoch.number, "revision": last.end.revision, "chain": last.end.chain.hex()}
     if settings.as_json:
         write_json(fields)
     else:
-        shown = {name: value for name, value in fields.items() if name != "problems"}
+        shown = {name: value for name, value in fields.items() if name not in ("problems", "torn_files")}
         shown["bytes"] = sized(fields["bytes"])
         write_pairs([(name, str(value)) for name, value in shown.items()])
         for problem in fields["problems"]:
             write_line(f"problem: {problem}")
+        for name in fields["torn_files"]:
+            write_line(f"kept: {name}, cut from a segment's end by an earlier recovery")
     return EXIT_UNHEALTHY if damaged else 0
 
 

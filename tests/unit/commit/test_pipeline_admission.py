@@ -282,6 +282,15 @@ def test_without_overlap_nothing_is_evaluated_while_a_group_is_under_way() -> No
     assert (outcome(second).revision, outcome(read).versions[0].value) == (3, b"2")
 
 
+def test_without_overlap_reads_wait_too() -> None:
+    desk = Desk(PipelineOptions(overlap=False))
+    desk.put(b"a")
+    read = desk.read(b"never")
+    assert not read.done
+    desk.durable()
+    assert outcome(read).versions == [None]
+
+
 def test_a_seal_does_not_wait_for_whoever_stands_in_line() -> None:
     desk = Desk(room_bytes=0)
     desk.put(b"a")

@@ -254,3 +254,15 @@ def test_what_is_already_visible_is_answered_during_a_seal(desk: Desk) -> None:
     desk.durable()
     desk.pipeline.request_seal()
     assert desk.pipeline.when_visible(2).answer() == 2
+
+
+def test_a_callback_that_raises_keeps_no_other_answer_back(desk: Desk) -> None:
+    first, second = desk.put(b"a"), desk.put(b"b")
+
+    def fail() -> None:
+        raise RuntimeError("a fault of the caller's")
+
+    first.on_done(fail)
+    with pytest.raises(RuntimeError):
+        desk.durable()
+    assert second.done

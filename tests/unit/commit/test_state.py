@@ -76,6 +76,14 @@ def test_catalogue_rows_within_a_group_of_puts_are_seen() -> None:
     assert (version.create_revision, version.mod_revision, version.version) == (2, 4, 2)
 
 
+def test_a_catalogue_row_on_its_own_is_seen_among_puts() -> None:
+    state = State()
+    row = [Effect(PUT, SYSTEM_NAMESPACE, b"next-namespace-id", (9).to_bytes(4, "little"))]
+    put = [Effect(PUT, 1, b"a", b"1")]
+    state.replay_group(2, 3, b"".join(map(encode_commit, [put, row, put])))
+    assert state.next_namespace_id == 9
+
+
 @pytest.mark.parametrize(
     ("payload", "count"),
     [
@@ -110,13 +118,12 @@ def test_a_damaged_payload_makes_no_more_than_a_value_error(group: list[list[Eff
 
 def test_a_new_store_has_the_namespace_with_the_empty_name() -> None:
     state = State()
-    assert state.namespace_id("") == DEFAULT_NAMESPACE
     assert state.namespace_id("", revision=1) == DEFAULT_NAMESPACE
 
 
 def test_an_unknown_namespace_is_refused_with_the_command_that_creates_it() -> None:
     with pytest.raises(UnknownNamespace, match="'orders'") as refused:
-        State().namespace_id("orders")
+        State().namespace_id("orders", revision=9)
     assert refused.value.hint.endswith("kvctl namespace create orders")
 
 
@@ -124,7 +131,7 @@ def test_ids_are_given_in_order_and_names_are_kept_as_they_are() -> None:
     state = State()
     for revision, name in enumerate(["orders", "Übung/ß", "x" * 255], start=2):
         state.apply(state.creation_effects(name), revision)
-    assert [state.namespace_id(name) for name in ("orders", "Übung/ß", "x" * 255)] == [2, 3, 4]
+    assert [state.namespace_id(name, revision=4) for name in ("orders", "Übung/ß", "x" * 255)] == [2, 3, 4]
     assert state.next_namespace_id == 5
 
 

@@ -206,7 +206,8 @@ def test_the_small_files_have_the_fields_of_the_document() -> None:
     register = LocalRegister(fs, paths)
     register.claim(Epoch(1, 7), "id", 0)
     register.record_branch(Epoch(1, 7), Position(NO_EPOCH, 1, bytes(16)))
-    written = (paths.identity, paths.claim(1), paths.branch(1))
+    register.record_begun(Epoch(1, 7))
+    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1))
     rows = section(DOCUMENT, "Beside the log").table()
     for row, path in zip(rows, written, strict=True):
         fields = json.loads(fs.contents()[path])

@@ -150,12 +150,11 @@ def test_a_session_of_an_unknown_epoch_is_told(database: Database, epoch: int) -
 
 def test_a_namespace_is_for_readers_when_it_is_visible(database: Database) -> None:
     submit(database, CreateNamespace("orders"))
-    assert database.namespace_for_write("orders") == FIRST_NAMESPACE
     with pytest.raises(UnknownNamespace):
-        database.namespace_for_read("orders")
+        database.namespace_id("orders")
     assert [entry.name for entry in database.namespaces()] == [""]
     settle(database)
-    assert database.namespace_for_read("orders") == FIRST_NAMESPACE
+    assert database.namespace_id("orders") == FIRST_NAMESPACE
     assert [entry.name for entry in database.namespaces()] == ["", "orders"]
 
 

@@ -267,20 +267,44 @@ def test_a_claim_that_never_got_a_branch_is_stepped_over() -> None:
     assert content(database)["", b"key"].mod_revision == 2
 
 
-def test_an_epoch_that_lost_its_claim_is_not_used_again() -> None:
+def test_an_epoch_that_lost_its_claim_is_corruption() -> None:
+    """Else the register's word on what was durable would be lost without anybody noticing."""
     disk = created()
-    disk.remove(PATHS.claim(1))
-    disk.remove(PATHS.branch(1))
-    assert open_store(disk, seed=1).history.current.number == 2
+    for path in (PATHS.claim(1), PATHS.branch(1), PATHS.begun(1)):
+        disk.remove(path)
+    with pytest.raises(Corruption, match="its claim is lost") as refused:
+        open_store(disk, seed=1)
+    assert "epochs/" in refused.value.hint
 
 
-def test_segments_missing_below_the_registers_knowledge_are_corruption() -> None:
+@pytest.mark.parametrize(
+    ("kept", "why"), [(0, "revision 2 was durable; segments are missing"), (1, "ends before epoch 2, whose first segment was")]
+)
+def test_segments_that_the_register_knows_of_and_that_are_missing_are_corruption(kept: int, why: str) -> None:
     disk = created()
     open_store(disk, seed=1).close()
-    for name in disk.list_dir(PATHS.wal):
+    for name in disk.list_dir(PATHS.wal)[kept:]:
         disk.remove(PATHS.wal / name)
+    with pytest.raises(Corruption, match=why):
+        open_store(disk, seed=2)
+
+
+def test_what_is_missing_below_the_newest_branch_is_corruption() -> None:
+    disk = created()
+    open_store(disk, seed=1).close()
+    for path in [*(PATHS.wal / name for name in disk.list_dir(PATHS.wal)), PATHS.begun(1), PATHS.begun(2)]:
+        disk.remove(path)
     with pytest.raises(Corruption, match="revision 2 was durable; segments are missing"):
         open_store(disk, seed=2)
+
+
+def test_a_start_that_ended_before_it_was_recorded_as_begun_is_stepped_over() -> None:
+    disk = created()
+    open_store(disk, seed=1)
+    disk.kill()
+    disk.remove(PATHS.begun(2))
+    assert open_store(disk, seed=2).history.current.number == 3
+    assert [record.begun for record in LocalRegister(disk, PATHS).records()] == [True, False, True]
 
 
 def test_leftovers_of_a_start_that_failed_are_removed() -> None:

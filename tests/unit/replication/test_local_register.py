@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvserver.base.errors import Corruption
-from kvserver.base.fs import read_file
+from kvserver.base.fs import FileSystem, read_file
 from kvserver.base.record_file import decode_record, encode_record
 from kvserver.base.register import EpochRecord, Register
 from kvserver.base.types import NO_EPOCH, Epoch, Position
@@ -73,29 +73,41 @@ def test_a_branch_is_recorded_once(register: Register) -> None:
     assert register.records()[0].branch == BRANCH
 
 
-def test_claim_and_branch_are_durable_on_return(disk: MemoryFileSystem, register: Register) -> None:
+def test_a_begin_is_recorded_once(register: Register) -> None:
+    register.claim(ONE, "node", 1)
+    assert not register.records()[0].begun
+    register.record_begun(ONE)
+    with pytest.raises(FileExistsError):
+        register.record_begun(ONE)
+    assert register.records()[0].begun
+
+
+def test_every_record_is_durable_on_return(disk: MemoryFileSystem, register: Register) -> None:
     register.claim(ONE, "node", 1)
     assert LocalRegister(disk.power_loss(lambda _: LOST), PATHS).records() == [EpochRecord(ONE, "node", 1, None)]
     register.record_branch(ONE, BRANCH)
     assert LocalRegister(disk.power_loss(lambda _: LOST), PATHS).records() == [EpochRecord(ONE, "node", 1, BRANCH)]
+    register.record_begun(ONE)
+    assert LocalRegister(disk.power_loss(lambda _: LOST), PATHS).records() == [EpochRecord(ONE, "node", 1, BRANCH, True)]
 
 
 def test_no_crash_leaves_half_a_record(disk: MemoryFileSystem) -> None:
-    def program(fs: object) -> None:
-        register = LocalRegister(fs, PATHS)  # type: ignore[arg-type]
+    def program(fs: FileSystem) -> None:
+        register = LocalRegister(fs, PATHS)
         register.claim(ONE, "node", 1)
         register.record_branch(ONE, BRANCH)
+        register.record_begun(ONE)
 
-    whole = EpochRecord(ONE, "node", 1, None)
+    claimed = EpochRecord(ONE, "node", 1, None)
+    allowed = [[], [claimed], [claimed._replace(branch=BRANCH)], [claimed._replace(branch=BRANCH, begun=True)]]
     seen = set()
     for point in record_crash_points(disk, program):
         for state in all_states(point.disk):
             after = LocalRegister(state.disk, PATHS)
-            records = after.records()
-            assert records in ([], [whole], [whole._replace(branch=BRANCH)]), str(state)
-            seen.add(len(records) + sum(record.branch is not None for record in records))
+            assert after.records() in allowed, str(state)
+            seen.add(allowed.index(after.records()))
             after.claim(TWO, "node", 2)
-    assert seen == {0, 1, 2}
+    assert seen == {0, 1, 2, 3}
 
 
 def test_other_files_are_passed_over(disk: MemoryFileSystem, register: Register) -> None:
@@ -108,16 +120,20 @@ def test_other_files_are_passed_over(disk: MemoryFileSystem, register: Register)
 # Damage
 
 
+RECORDS = [PATHS.claim(1), PATHS.branch(1), PATHS.begun(1)]
+
+
 def refused(register: Register) -> Corruption:
     with pytest.raises(Corruption) as caught:
         register.records()
     return caught.value
 
 
-@pytest.mark.parametrize("path", [PATHS.claim(1), PATHS.branch(1)], ids=["claim", "branch"])
+@pytest.mark.parametrize("path", RECORDS, ids=["claim", "branch", "begun"])
 def test_every_flipped_bit_of_a_record_is_found(disk: MemoryFileSystem, register: Register, path: Path) -> None:
     register.claim(ONE, "node", 1)
     register.record_branch(ONE, BRANCH)
+    register.record_begun(ONE)
     data = read_file(disk, path)
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
@@ -126,22 +142,24 @@ def test_every_flipped_bit_of_a_record_is_found(disk: MemoryFileSystem, register
         assert refused(register).path == path
 
 
-@pytest.mark.parametrize("path", [PATHS.claim(1), PATHS.branch(1)], ids=["claim", "branch"])
+@pytest.mark.parametrize("path", RECORDS, ids=["claim", "branch", "begun"])
 def test_every_cut_of_a_record_is_found(disk: MemoryFileSystem, register: Register, path: Path) -> None:
     register.claim(ONE, "node", 1)
     register.record_branch(ONE, BRANCH)
+    register.record_begun(ONE)
     data = read_file(disk, path)
     for length in range(len(data) - 1):  # the newline at the end says nothing
         disk.plant(path, data[:length])
         assert refused(register).path == path
 
 
-def test_a_branch_of_another_claim_to_the_number_is_found(disk: MemoryFileSystem, register: Register) -> None:
+def test_a_record_of_another_claim_to_the_number_is_found(disk: MemoryFileSystem, register: Register) -> None:
     register.claim(ONE, "node", 1)
+    register.record_begun(Epoch(1, 7))
+    assert "another claim to the same number" in refused(register).message
+    assert refused(register).path == PATHS.begun(1)
     register.record_branch(Epoch(1, 7), BRANCH)
-    error = refused(register)
-    assert error.path == PATHS.branch(1)
-    assert "another claim to the same number" in error.message
+    assert refused(register).path == PATHS.branch(1)
 
 
 def test_records_are_readable_by_people(disk: MemoryFileSystem, register: Register) -> None:

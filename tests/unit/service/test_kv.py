@@ -110,10 +110,15 @@ def test_a_deletion_that_finds_a_fresh_deletion_waits_for_it(database: Database,
     assert first.answer().deleted == 1
 
 
-def test_a_namespace_is_written_to_before_it_is_visible_but_not_read(database: Database, service: KvService) -> None:
-    database.submit(CreateNamespace("ns"), lambda done: done)
-    ticket = service.put(kv_pb2.PutRequest(namespace="ns", key=b"k"), CALL)
+def test_nobody_knows_of_a_namespace_before_it_is_visible(database: Database, service: KvService) -> None:
+    """Whatever is answered about it, an error of another kind too, would tell of a creation that a crash can take back."""
+    created = database.submit(CreateNamespace("ns"), lambda done: done)
+    assert code_of(lambda: service.put(kv_pb2.PutRequest(namespace="ns", key=b"k"), CALL)) is Code.UNKNOWN_NAMESPACE
+    assert code_of(lambda: service.put(kv_pb2.PutRequest(namespace="ns"), CALL)) is Code.UNKNOWN_NAMESPACE
     assert code_of(lambda: service.get(kv_pb2.GetRequest(namespace="ns", key=b"k"), CALL)) is Code.UNKNOWN_NAMESPACE
+    database.run_log_once()
+    assert created.done
+    ticket = service.put(kv_pb2.PutRequest(namespace="ns", key=b"k"), CALL)
     assert answer(database, ticket).header.revision == 3
     found: Any = service.get(kv_pb2.GetRequest(namespace="ns", key=b"k"), CALL)
     assert found.kv.mod_revision == 3

@@ -344,6 +344,7 @@ def test_a_large_mixed_frame_keeps_its_order(frames: Frames) -> None:
 
 def test_namespaces_within_a_frame(frames: Frames) -> None:
     frames.database.submit(CreateNamespace("ns"), lambda done: done)
+    settle(frames.database)
     frames.puts(1, [b"a"], namespace="ns")
     frames.gets(2, b"a")
     frames.gets(3, b"a", namespace="ns")

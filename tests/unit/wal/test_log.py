@@ -276,6 +276,18 @@ def test_a_clean_end_leaves_a_mark_and_a_seal() -> None:
     assert len(reader.data) == reader.offset
 
 
+def test_a_seal_says_how_the_segment_ended() -> None:
+    fs = MemoryFileSystem()
+    log = SmallLog(fs).begin()
+    log.put("a", "b")
+    log.writer.write_mark()
+    log.put("c")
+    log.writer.close()
+    payload = read_file(fs, log.writer.segment.path)[-fmt.SEAL_PAYLOAD.size :]
+    last_revision, groups, time_ms = fmt.SEAL_PAYLOAD.unpack(payload)
+    assert (last_revision, groups, time_ms) == (4, 2, log.clock.now_ms())
+
+
 def test_an_abandoned_log_is_left_as_it_is() -> None:
     fs = MemoryFileSystem()
     log = SmallLog(fs).begin()

@@ -9,7 +9,6 @@ import pytest
 from kvserver.base.errors import Corruption
 from kvserver.base.events import TornTailCut
 from kvserver.base.fs import read_file
-from kvserver.base.paths import is_torn
 from kvserver.base.types import Epoch
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import SegmentReader
@@ -134,18 +133,19 @@ def test_a_torn_tail_is_kept_aside_and_reported() -> None:
     last_revision = lost.first_revision + lost.commits - 1
     assert events == [TornTailCut(path.name, offset, len(tail), lost.first_revision, last_revision, kept_as.name)]
     assert read_file(scene.fs.power_loss(lambda _: LOST), kept_as) == tail
-    assert is_torn(kept_as.name)
+    assert kept_as.name.endswith(".torn")
 
 
 def test_a_torn_tail_is_safe_before_it_is_cut() -> None:
     scene = torn_last()
-    ((path, offset),) = scene.at.items()
+    ((path, _),) = scene.at.items()
     recording = RecordingFileSystem(scene.fs)
     recover_log(recording)
     calls = [(op.kind, op.path) for op in recording.entries if isinstance(op, Op) and op.kind in CHANGING]
-    kept_as = PATHS.torn(path, offset)
-    assert calls[:4] == [("create", kept_as), ("pwrite", kept_as), ("sync", kept_as), ("sync_dir", PATHS.wal)]
-    assert calls[4] == ("truncate", path)
+    written_as = PATHS.prepared(0)
+    assert calls[:3] == [("create", written_as), ("pwrite", written_as), ("sync", written_as)]
+    assert calls[3:6] == [("link", written_as), ("remove", written_as), ("sync_dir", PATHS.wal)]
+    assert calls[6] == ("truncate", path)
 
 
 def test_space_behind_the_last_seal_is_cut_off() -> None:
@@ -158,12 +158,13 @@ def test_space_behind_the_last_seal_is_cut_off() -> None:
     assert len(read_file(scene.fs.power_loss(lambda _: LOST), scene.last)) == end
 
 
-def test_a_torn_tail_of_an_interrupted_recovery_is_kept_anew() -> None:
+def test_a_torn_tail_that_was_kept_is_not_replaced_by_the_seal_that_recovery_left_torn() -> None:
+    """The power fails while recovery seals: what is torn now at the same place is recovery's own."""
     scene = torn_last()
     ((path, offset),) = scene.at.items()
-    scene.fs.plant(PATHS.torn(path, offset), b"the begin of it")
+    scene.fs.plant(PATHS.torn(path, offset), b"what was kept")
     recover_log(scene.fs)
-    assert read_file(scene.fs, PATHS.torn(path, offset)).startswith(b"KVFg")
+    assert read_file(scene.fs, PATHS.torn(path, offset)) == b"what was kept"
 
 
 def test_a_chain_that_is_broken_between_frames_that_check_is_corruption() -> None:

@@ -16,7 +16,6 @@ import pytest
 from kvserver.base.errors import Corruption
 from kvserver.base.events import TornTailCut
 from kvserver.base.fs import read_file
-from kvserver.base.paths import is_torn
 from kvserver.wal import format as fmt
 from kvserver.wal.recovery import list_segments
 from support.logs import PATHS, Group, SmallLog, recover_log
@@ -121,7 +120,7 @@ def check_cut(log: Written, last: bytes, begin: int, what: object) -> list[TornT
     assert found.groups == wanted, what
     tail = last[begin:].rstrip(b"\0")
     reports = [event for event in found.events if isinstance(event, TornTailCut)]
-    names = [name for name in fs.list_dir(PATHS.wal) if is_torn(name)]
+    names = [name for name in fs.list_dir(PATHS.wal) if name.endswith(".torn")]
     assert [report.kept_as for report in reports] == names == [PATHS.torn(log.last[0], begin).name] * bool(tail), what
     for report in reports:
         assert (report.segment, report.offset, report.length_bytes) == (log.last[0].name, begin, len(tail))

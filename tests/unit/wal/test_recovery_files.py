@@ -17,7 +17,7 @@ from kvserver.base.paths import SegmentName
 from kvserver.base.types import Epoch, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.recovery import list_segments, recover
-from support.logs import CLUSTER_ID, PATHS, Group, SmallLog, recover_log
+from support.logs import CLUSTER_ID, EPOCH, PATHS, Group, SmallLog, recover_log
 from support.memfs import MemoryFileSystem
 
 
@@ -81,6 +81,19 @@ def test_a_missing_last_segment_is_found_where_something_else_knows_of_it(three:
     assert error.path == three.paths[1]
     assert f"ends at revision 7, but revision {three.end.revision} was durable; segments are missing" in error.message
     assert recover_log(three.fs).groups == three.groups[:4]
+
+
+def test_a_missing_last_epoch_is_found_where_something_else_knows_of_it(three: Three) -> None:
+    found = recover_log(three.fs, begun=EPOCH)
+    SmallLog(three.fs, new_segment_id=lambda: 77).begin(Epoch(2, 8), found.log)
+    recover_log(three.fs, begun=Epoch(2, 8))
+    three.fs.remove(PATHS.segment(SegmentName(2, three.end.revision + 1)))
+    recover_log(three.fs, begun=EPOCH)
+    before = three.fs.contents()
+    with pytest.raises(Corruption, match="ends before epoch 2, whose first segment was durable; it is missing") as caught:
+        recover_log(three.fs, three.end, Epoch(2, 8))
+    assert caught.value.path == three.paths[2]
+    assert three.fs.contents() == before
 
 
 def test_all_segments_missing_is_found_where_something_else_knows_of_them(three: Three) -> None:
