@@ -28,6 +28,8 @@ class WalOptions:
     """After this much idleness an empty frame carries the durable revision forward."""
     space_retry_ms: int = 1_000
     """How long to wait before space that could not be had is asked for again."""
+    group_window_ms: int = 4
+    """After a group of many small submissions the next one begins so long after it; 0: at once (docs/adr/0011)."""
     grouping: bool = True
     """Off: every submission gets a sync of its own; for comparison only."""
 

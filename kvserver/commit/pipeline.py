@@ -25,8 +25,8 @@ Nobody may learn of them. These invariants keep it so:
 Evaluation sees the newest state, not the visible one: a condition on a key that the write before it changed must be judged
 by that change, although nobody has been told of it yet. I3 is what makes that safe.
 
-Tried and left: waiting some microseconds for a group to fill (it fills by itself, and a lone writer pays for nothing); one
-future a commit (one callback a group is what a hundred thousand commits a second can afford); handing a new group over
+Tried and left: waiting some microseconds for every group to fill (it fills by itself, and a lone writer pays for nothing);
+one future a commit (one callback a group is what a hundred thousand commits a second can afford); handing a new group over
 only when the event loop hears of the last one's end (the log thread idles for as long as the loop is busy).
 
 The stages are pebble's (cockroachdb/pebble, ``commit.go``); holding every answer, negative ones too, until what it shows is

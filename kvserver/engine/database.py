@@ -61,7 +61,7 @@ class Database:
         self._post = post
         self._opened_at = opened.position
         self._listener = listener
-        self._committer: GroupCommitter[AnyTicket] = GroupCommitter(opened.log, options.wal, self._deliver, listener)
+        self._committer: GroupCommitter[AnyTicket] = GroupCommitter(opened.log, options.wal, self._deliver, listener, env.clock)
         self.state = opened.state
         self.pipeline = CommitPipeline(self.state, self.marks, self, options.pipeline)
         self._space.on_change = self._space_changed

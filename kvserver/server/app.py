@@ -182,7 +182,9 @@ class App:
     async def _start_database(self) -> None:
         """Open the data in a thread, so that the loop goes on giving signs of life while a long log is recovered."""
         _check_free(self._listen)
-        # Reading a log back makes millions of objects and no garbage; looking for it would double the time.
+        # Reading a log back makes millions of objects and no garbage, so nothing looks for garbage meanwhile, and what was
+        # read back is never looked at again. Afterwards Python's own thresholds hold: higher ones (50,000) gained nothing
+        # at 250,000 puts a second and made pauses of 280 ms, where these stay at 11 ms.
         gc.disable()
         try:
             self._database = await asyncio.to_thread(self._open)

@@ -20,6 +20,7 @@ DEFAULT_HTTP = "127.0.0.1:7480"
 OFF = "off"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+LOOPS = ("uvloop", "asyncio")
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _YES = frozenset({"1", "true", "yes", "on"})
@@ -60,6 +61,8 @@ class ServeConfig:
     log_level: str
     log_format: str
     hints: bool
+    loop: str
+    """The event loop: "uvloop", or "asyncio", Python's own."""
     failpoints: str
     """Text for ``failpoints.arm_from_text``: only in the environment (KVSERVER_FAILPOINTS), only for tests."""
 
@@ -84,6 +87,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
         log_level=given.log_level,
         log_format=given.log_format,
         hints=given.hints,
+        loop=given.loop,
         failpoints=environment.get("KVSERVER_FAILPOINTS", ""),
     )
 
@@ -121,6 +125,13 @@ def _add_flags(serve: argparse.ArgumentParser) -> None:
         default=60,
         help="seal at this age, 0: never (default: %(default)s)",
     )
+    log(
+        "--group-window-ms",
+        metavar="N",
+        type=_between(0, 1000),
+        default=4,
+        help="least time between two groups under a crowd of single writes; 0: none (default: %(default)s)",
+    )
     log("--no-grouping", action="store_true", help="one sync for each submission; for comparison only")
     log("--no-overlap", action="store_true", help="do nothing while a sync is under way; for comparison only")
     add(
@@ -132,6 +143,7 @@ def _add_flags(serve: argparse.ArgumentParser) -> None:
     )
     add("--log-level", choices=LOG_LEVELS, default="info", help="least grave messages to log (default: %(default)s)")
     add("--log-format", choices=LOG_FORMATS, default="text", help="form of the messages on standard error (default: %(default)s)")
+    add("--loop", choices=LOOPS, default=LOOPS[0], help="event loop; asyncio is Python's own, and slower (default: %(default)s)")
     add("--hints", action="store_true", help="print commands to try, also where standard output is no terminal")
 
 
@@ -162,6 +174,7 @@ def _engine_options(given: argparse.Namespace) -> EngineOptions:
         wal=WalOptions(
             segment_bytes=given.segment_mb * MIB,
             seal_age_ms=given.seal_age_s * 1000,
+            group_window_ms=given.group_window_ms,
             grouping=not given.no_grouping,
         ),
         pipeline=PipelineOptions(memory_limit_bytes=given.memory_limit_mb * MIB, overlap=not given.no_overlap),

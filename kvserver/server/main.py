@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvserver.base import failpoints
@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(OK))
     try:
-        code = asyncio.run(_serve(told))
+        with asyncio.Runner(loop_factory=_loop_factory(told.loop)) as runner:
+            code = runner.run(_serve(told))
     except KvError as error:
         print(f"error: {error.message} [{error.code.name}]", file=sys.stderr)
         if error.hint:
@@ -54,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == SOFTWARE_FAILURE:
         _leave(code)
     return code
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 async def _serve(told: ServeConfig) -> int:

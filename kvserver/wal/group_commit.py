@@ -2,7 +2,11 @@
 
 A submission crosses to the thread as one item, its bytes together with who waits for them, through a queue that is itself
 atomic. (Two lists swapped by ``batch, waiters = waiting, []`` on the other side answered 447 of 3.76 million commits that
-were not in the written buffer.) There is no timed wait: while a sync takes 100 µs, the next group forms by itself.
+were not in the written buffer.) Nobody waits for a group to form: while a sync takes 100 µs, the next one forms by itself.
+
+With one exception. Behind a crowd of small submissions, which only many callers of one operation each can be, groups begin
+some milliseconds apart: such callers wait for the event loop anyway, and every hand-over between the two threads takes time
+from it. A lone caller, and whoever sends frames, never waits (docs/adr/0011).
 
 An answer that depends on revisions already handed over but not yet durable is an item without bytes. It takes its place in
 the queue like any other and comes back when everything before it is durable.
@@ -19,12 +23,19 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from kvserver.base import failpoints
+from kvserver.base.clock import Clock, SystemClock
 from kvserver.base.events import Listener, LogPoisoned, ignore
 from kvserver.base.options import WalOptions
 from kvserver.base.types import Position
 from kvserver.wal.log import LogWriter
 
 Waiter = TypeVar("Waiter")
+
+CROWD = 8
+"""Submissions in one group that make a crowd ..."""
+
+CROWD_BYTES = 4096
+"""... if they are smaller than this on average."""
 
 
 class Submission(Generic[Waiter]):
@@ -76,6 +87,7 @@ class GroupCommitter(Generic[Waiter]):
         options: WalOptions,
         deliver: Callable[[GroupDone[Waiter]], None],
         listener: Listener = ignore,
+        clock: Clock | None = None,
     ) -> None:
         self._log = log
         self._options = options
@@ -85,6 +97,9 @@ class GroupCommitter(Generic[Waiter]):
         self._held: Submission[Waiter] | Control | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._clock = clock or SystemClock()
+        self._pause = threading.Condition()
+        self._next_group_at_s = 0.0
         self._in_hand: list[Submission[Waiter]] = []
         self.groups = 0
         self.error: BaseException | None = None
@@ -125,12 +140,20 @@ class GroupCommitter(Generic[Waiter]):
         idle_s = self._options.idle_mark_ms / 1000
         while not self._stopped:
             try:
+                self._await_crowd()
                 if not self.run_once(idle_s) and not self._stopped:
                     self._held = self._queue.get()
             except Exception as error:  # between two guarded steps; the thread must go on, or its waiters wait for ever
                 self._poison(error)
                 items, self._in_hand = self._in_hand, []
                 self._deliver(GroupDone(items, self._log.position, self.error))
+
+    def _await_crowd(self) -> None:
+        """Wait until the next group may begin."""
+        rest_s = self._next_group_at_s - self._clock.monotonic()
+        if rest_s > 0:
+            with self._pause:
+                self._clock.wait(self._pause, rest_s)
 
     def _take(self, wait_s: float) -> Submission[Waiter] | Control | None:
         if self._held is not None:
@@ -160,13 +183,17 @@ class GroupCommitter(Generic[Waiter]):
             return items
 
     def _commit(self, items: list[Submission[Waiter]]) -> None:
+        began_s = self._clock.monotonic()
         commits = sum(item.commits for item in items)
+        payload = b"".join([item.data for item in items])
         if commits:
-            self._guarded(lambda: self._log.write_group(commits, b"".join([item.data for item in items])))
+            self._guarded(lambda: self._log.write_group(commits, payload))
         failpoints.hit("wal.before_answer")
         self.groups += 1
         done = GroupDone(items, self._log.position, self.error)
         self._in_hand = []
+        crowd = len(items) >= CROWD and len(payload) < len(items) * CROWD_BYTES
+        self._next_group_at_s = began_s + self._options.group_window_ms / 1000 if crowd else 0.0
         self._deliver(done)
 
     def _seal(self) -> None:

@@ -52,6 +52,8 @@ def test_every_flag_has_its_variable_and_wins_over_it() -> None:
         KVSERVER_SEGMENT_MB="32",
         KVSERVER_SEAL_AGE_S="7",
         KVSERVER_MEMORY_LIMIT_MB="11",
+        KVSERVER_GROUP_WINDOW_MS="9",
+        KVSERVER_LOOP="asyncio",
         KVSERVER_NO_GROUPING="yes",
         KVSERVER_NO_OVERLAP="0",
         KVSERVER_LOG_LEVEL="debug",

@@ -124,6 +124,22 @@ async def test_a_failed_log_is_not_ready_and_ends_the_app(tmp_path: Path) -> Non
         assert await app.stop() == SOFTWARE_FAILURE
 
 
+async def test_a_close_that_fails_makes_the_end_a_failure(tmp_path: Path, monkeypatch: Any) -> None:
+    async with app_on(tmp_path) as app:
+        database = app.probes.database
+        assert database is not None
+        close = database.close
+
+        def broken() -> None:
+            close()
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(database, "close", broken)
+        app.ask_to_stop()
+        assert await app.wait() == 0
+        assert await app.stop() == SOFTWARE_FAILURE
+
+
 # -- metrics --------------------------------------------------------------------------------------------------------
 
 
@@ -206,11 +222,13 @@ def test_who_sends_slowly_or_nothing_is_cut_off_and_holds_nobody(probes: Probes)
         with pytest.raises((ConnectionError, http.client.BadStatusLine, TimeoutError)):
             _ask_until_refused(server.port)
         clock.advance_ms(int(server_http.CONNECTION_S * 1000) + 1)
+        begun = time.monotonic()
         for connection in slow:
             connection.settimeout(10)
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(100) == b"", "it was answered although its request never came"
             connection.close()
+        assert time.monotonic() - begun < 5, "it was the silence that ended them, not the time they had in all"
         _wait_for(lambda: ask(server.port, "/livez")[0] == 200)
     finally:
         server.stop()

@@ -10,11 +10,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from integration.serving import Node, Stream, refused, scanned, serving, stalled_disk, until
+from integration.serving import Node, Stream, methods_of, refused, scanned, serving, stalled_disk, until
 from kvproto.v1 import admin_pb2, kv_pb2
 from kvserver.base.errors import OpenRefused
 from kvserver.base.options import EngineOptions, PipelineOptions
+from kvserver.service.methods import UnaryMethod
 from kvserver.transport.grpc_aio import GrpcServer
+from kvserver.transport.rpc_metrics import MethodStats
+from kvserver.transport.unary import serve_scan, serve_unary
 
 LOCAL, MEMORY = kv_pb2.DURABILITY_LOCAL, kv_pb2.DURABILITY_MEMORY
 ONE_AT_A_TIME = EngineOptions(pipeline=PipelineOptions(overlap=False))
@@ -254,6 +257,35 @@ async def test_a_write_under_way_is_kept_though_its_caller_hangs_up(tmp_path: Pa
             release.set()
         await node.kv.Sync(kv_pb2.SyncRequest())
         assert (await get(node, b"k")).kv.value == b"v"
+
+
+class _LateCall:
+    """A call whose deadline had passed when it arrived."""
+
+    def __init__(self) -> None:
+        self.details = b""
+
+    def time_remaining(self) -> float:
+        return 0
+
+    async def abort(self, code: grpc.StatusCode, text: str, metadata: Any) -> None:
+        self.details = metadata[0][1]
+        raise grpc.aio.AbortError
+
+
+async def test_what_arrives_too_late_is_not_begun(tmp_path: Path) -> None:
+    expected = {"Put": b"NOT_WRITTEN", "Get": b"DEADLINE", "Scan": b"DEADLINE"}
+    async with serving(tmp_path) as node:
+        for method in methods_of(node.database):
+            if method.name not in expected:
+                continue
+            serve = serve_unary if isinstance(method, UnaryMethod) else serve_scan
+            call = _LateCall()
+            with pytest.raises(grpc.aio.AbortError):
+                await serve(method, MethodStats("", "", ""))(b"\x12\x01k", call)  # type: ignore[operator]
+            assert expected.pop(method.name) in call.details
+        assert node.database.marks.assigned == 1
+    assert not expected
 
 
 async def test_health_by_name_and_role(tmp_path: Path) -> None:

@@ -139,6 +139,18 @@ async def test_an_idle_stream_is_ended_at_once_by_a_stop(tmp_path: Path) -> None
         assert refusal.code == "NOT_SERVING"
 
 
+async def test_a_connection_that_never_answers_does_not_use_up_the_grace(tmp_path: Path) -> None:
+    settings = b"\0\0\0\x04\0\0\0\0\0"
+    async with serving(tmp_path) as node:
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        await reader.readexactly(9)  # it was taken for a client
+        begun = asyncio.get_running_loop().time()
+        await node.server.stop(5.0)
+        assert asyncio.get_running_loop().time() - begun < 2
+        writer.close()
+
+
 async def test_a_stop_in_the_middle_of_a_frame_lets_it_end(tmp_path: Path) -> None:
     async with serving(tmp_path) as node:
         stream = Stream(node)

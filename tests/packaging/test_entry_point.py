@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Which distribution of the extra brings which module.
 DISTRIBUTIONS = {
     "sortedcontainers": "sortedcontainers",
+    "uvloop": "uvloop",
     "google-crc32c": "google_crc32c",
     "grpcio-health-checking": "grpc_health",
     "prometheus-client": "prometheus_client",

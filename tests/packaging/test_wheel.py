@@ -25,7 +25,7 @@ FOLDERS = {
     "kvctl": ROOT / "client" / "kvctl",
     "kvbench": ROOT / "client" / "kvbench",
 }
-SERVER_ONLY = {"sortedcontainers", "google-crc32c", "grpcio-health-checking", "prometheus-client"}
+SERVER_ONLY = {"sortedcontainers", "google-crc32c", "grpcio-health-checking", "prometheus-client", "uvloop"}
 
 
 @pytest.fixture(scope="module")

@@ -334,6 +334,20 @@ def test_ranges_and_commits_within_a_frame_see_what_came_before(frames: Frames) 
     assert [(result.revision, result.deleted) for result in answer.results] == [(5, 0), (6, 3), (7, 1), (0, 0)]
 
 
+def test_the_keys_of_ranges_are_put_in_order_before_a_frame_is_carried_out(frames: Frames, monkeypatch: Any) -> None:
+    prepared: list[tuple[int, int]] = []
+
+    async def prepare(namespace: int) -> None:
+        prepared.append((namespace, frames.database.marks.assigned))
+
+    monkeypatch.setattr(frames.database, "prepare_span", prepare)
+    mutation = kv_pb2.Mutation(delete=kv_pb2.DeleteMutation(prefix=b"p"))
+    frames.mixed(1, put(b"a"), delete(prefix=b"p"), kv_pb2.Operation(write=kv_pb2.WriteRequest(mutations=[mutation])))
+    assert prepared == [(1, 1)]
+    frames.mixed(2, put(b"a"), delete(key=b"a"))
+    assert prepared == [(1, 1)], "a frame without ranges does not need it"
+
+
 def test_a_large_mixed_frame_keeps_its_order(frames: Frames) -> None:
     operations = [put(b"k%d" % (number % 7), b"%d" % number) for number in range(3000)]
     frames.mixed(1, *operations, get(b"k3"))
