@@ -188,7 +188,7 @@ class App:
         gc.disable()
         try:
             self._database = await asyncio.to_thread(self._open)
-            gc.collect()
+            gc.collect()  # takes tuples of plain values out of sight for good, and so the versions that will refer to them
             gc.freeze()
         finally:
             gc.enable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from kvserver.base.clock import Clock
+from kvserver.base.clock import Clock, SystemClock
 from kvserver.base.environment import Environment
 from kvserver.base.events import Listener, ignore
 from kvserver.base.fs import FileSystem
@@ -45,7 +45,7 @@ def open_store(
         KIND,
         post,
         EngineOptions(wal=wal, pipeline=pipeline or PipelineOptions(), node_name="tester"),
-        Environment(fs, clock or ManualClock(), random.Random(seed).randbytes),
+        Environment(fs, clock or (SystemClock() if threads else ManualClock()), random.Random(seed).randbytes),
         listener,
         threads,
     )

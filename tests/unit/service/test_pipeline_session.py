@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import inspect
 from typing import Any
 
 import pytest
 
-from kvproto.v1 import errors_pb2, kv_pb2
+from kvproto.v1 import kv_pb2
 from kvserver.base import failpoints
 from kvserver.base.limits import MAX_FRAME_OPERATIONS, MAX_KEY_BYTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 from kvserver.base.options import PipelineOptions
-from kvserver.commit.requests import CreateNamespace, Put
-from kvserver.engine.database import Database
-from kvserver.service.pipeline import PipelineSession
+from kvserver.commit.requests import Put
 from support.memfs import MemoryFileSystem
 from support.stores import open_store, settle
+from unit.service.framing import Frames, failures, get, put
 
 LOCAL, MEMORY = kv_pb2.DURABILITY_LOCAL, kv_pb2.DURABILITY_MEMORY
-
-
-class Frames:
-    """A session on a store that moves only when it is told to."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.session = PipelineSession(database)
-        self.answers: dict[int, kv_pb2.PipelineResponse] = {}
-
-    def send(self, frame_id: int, **fields: Any) -> None:
-        pending = self.session.handle(kv_pb2.PipelineRequest(frame_id=frame_id, **fields))
-        if inspect.isawaitable(pending):
-            pending = asyncio.run(_awaited(pending))
-        pending.on_done(lambda: self.answers.__setitem__(frame_id, pending.response()))
-
-    def puts(self, frame_id: int, keys: list[bytes], values: list[bytes] | None = None, **fields: Any) -> None:
-        values = [b"v"] * len(keys) if values is None else values
-        self.send(frame_id, puts=kv_pb2.PutColumns(keys=keys, values=values), **fields)
-
-    def deletes(self, frame_id: int, *keys: bytes, **fields: Any) -> None:
-        self.send(frame_id, deletes=kv_pb2.DeleteColumns(keys=keys), **fields)
-
-    def gets(self, frame_id: int, *keys: bytes, **fields: Any) -> None:
-        self.send(frame_id, gets=kv_pb2.GetColumns(keys=keys), **fields)
-
-    def mixed(self, frame_id: int, *operations: kv_pb2.Operation, **fields: Any) -> None:
-        self.send(frame_id, mixed=kv_pb2.MixedOperations(operations=operations), **fields)
-
-    def settled(self, frame_id: int) -> kv_pb2.PipelineResponse:
-        settle(self.database)
-        return self.answers.pop(frame_id)
-
-
-async def _awaited(pending: Any) -> Any:
-    return await pending
 
 
 @pytest.fixture
 def frames() -> Frames:
     return Frames(open_store(MemoryFileSystem()))
-
-
-def failures(answer: kv_pb2.PipelineResponse) -> dict[int, str]:
-    assert [failure.index for failure in answer.failures] == sorted(failure.index for failure in answer.failures)
-    return {failure.index: errors_pb2.ErrorCode.Name(failure.code) for failure in answer.failures}
-
-
-def put(key: bytes, value: bytes = b"v", **fields: Any) -> kv_pb2.Operation:
-    return kv_pb2.Operation(put=kv_pb2.PutRequest(key=key, value=value, **fields))
-
-
-def get(key: bytes, **fields: Any) -> kv_pb2.Operation:
-    return kv_pb2.Operation(get=kv_pb2.GetRequest(key=key, **fields))
-
-
-def delete(**fields: Any) -> kv_pb2.Operation:
-    return kv_pb2.Operation(delete=kv_pb2.DeleteRequest(**fields))
 
 
 # -- columnar puts --------------------------------------------------------------------------------------------------
@@ -251,120 +195,6 @@ def test_the_largest_answers_fit_a_message(frames: Frames) -> None:
     assert answer.ByteSize() < MAX_MESSAGE_BYTES
     frames.gets(3, *[b"\0" * 64] * MAX_FRAME_OPERATIONS)
     assert frames.settled(3).ByteSize() < MAX_MESSAGE_BYTES
-
-
-# -- mixed ----------------------------------------------------------------------------------------------------------
-
-
-def test_mixed_operations_take_effect_in_order_and_fail_alone(frames: Frames) -> None:
-    frames.mixed(
-        1,
-        put(b"a", b"1"),
-        get(b"a"),
-        put(b"a", b"2", if_absent=True),
-        put(b"a", b"3", if_revision=2),
-        get(b"a"),
-        delete(key=b"a", if_revision=3),
-        delete(key=b"a"),
-        get(b"a"),
-        kv_pb2.Operation(),
-    )
-    answer = frames.settled(1)
-    assert failures(answer) == {2: "CONDITION_FAILED", 8: "INVALID_FIELD"}
-    assert answer.failures[0].mod_revision == 2
-    assert [result.revision for result in answer.results] == [2, 0, 0, 3, 0, 4, 0, 0, 0]
-    assert (answer.results[1].kv.value, answer.results[4].kv.value) == (b"1", b"3")
-    assert answer.results[5].deleted == 1
-    assert not answer.results[7].HasField("kv")
-    assert (answer.commits, answer.header.revision) == (3, 4)
-
-
-def test_a_failed_condition_waits_for_what_it_shows(frames: Frames) -> None:
-    frames.mixed(1, put(b"a"), durability=MEMORY)
-    assert frames.answers[1].reached == MEMORY
-    frames.mixed(2, put(b"a", if_absent=True))
-    assert 2 not in frames.answers
-    assert frames.settled(2).failures[0].mod_revision == 2
-
-
-def test_the_frames_own_fields_must_not_be_given_again(frames: Frames) -> None:
-    operations = [
-        put(b"a", namespace="x"),
-        put(b"a", durability=MEMORY),
-        delete(key=b"a", namespace="x"),
-        delete(key=b"a", durability=MEMORY),
-        get(b"a", namespace="x"),
-        get(b"a", revision=1),
-        get(b"a", session=kv_pb2.SessionToken()),
-        kv_pb2.Operation(write=kv_pb2.WriteRequest(namespace="x")),
-        kv_pb2.Operation(write=kv_pb2.WriteRequest(durability=MEMORY)),
-        get(b""),
-        delete(),
-        delete(range=kv_pb2.KeyRange(start=b"b", end=b"a")),
-        delete(prefix=b"a", if_revision=1),
-        put(b"a", if_absent=True, if_revision=1),
-        kv_pb2.Operation(write=kv_pb2.WriteRequest()),
-    ]
-    frames.mixed(1, *operations)
-    codes = failures(frames.answers[1])
-    assert set(codes) == set(range(len(operations)))
-    assert {codes[9], codes[11]} == {"EMPTY_KEY", "INVERTED_RANGE"}
-    assert {code for index, code in codes.items() if index not in (9, 11)} == {"INVALID_FIELD"}
-    assert frames.database.marks.assigned == 1
-
-
-def test_ranges_and_commits_within_a_frame_see_what_came_before(frames: Frames) -> None:
-    frames.puts(1, [b"p1", b"p2", b"q"])
-    settle(frames.database)
-    frames.mixed(
-        2,
-        put(b"p3"),
-        delete(prefix=b"p"),
-        kv_pb2.Operation(
-            write=kv_pb2.WriteRequest(
-                mutations=[
-                    kv_pb2.Mutation(put=kv_pb2.PutMutation(key=b"w", value=b"1")),
-                    kv_pb2.Mutation(delete=kv_pb2.DeleteMutation(range=kv_pb2.KeyRange(start=b"q", end=b"r"))),
-                ]
-            )
-        ),
-        delete(prefix=b"p"),
-    )
-    answer = frames.settled(2)
-    assert [(result.revision, result.deleted) for result in answer.results] == [(5, 0), (6, 3), (7, 1), (0, 0)]
-
-
-def test_the_keys_of_ranges_are_put_in_order_before_a_frame_is_carried_out(frames: Frames, monkeypatch: Any) -> None:
-    prepared: list[tuple[int, int]] = []
-
-    async def prepare(namespace: int) -> None:
-        prepared.append((namespace, frames.database.marks.assigned))
-
-    monkeypatch.setattr(frames.database, "prepare_span", prepare)
-    mutation = kv_pb2.Mutation(delete=kv_pb2.DeleteMutation(prefix=b"p"))
-    frames.mixed(1, put(b"a"), delete(prefix=b"p"), kv_pb2.Operation(write=kv_pb2.WriteRequest(mutations=[mutation])))
-    assert prepared == [(1, 1)]
-    frames.mixed(2, put(b"a"), delete(key=b"a"))
-    assert prepared == [(1, 1)], "a frame without ranges does not need it"
-
-
-def test_a_large_mixed_frame_keeps_its_order(frames: Frames) -> None:
-    operations = [put(b"k%d" % (number % 7), b"%d" % number) for number in range(3000)]
-    frames.mixed(1, *operations, get(b"k3"))
-    answer = frames.settled(1)
-    assert [result.revision for result in answer.results[:-1]] == list(range(2, 3002))
-    assert answer.results[-1].kv.value == max((b"%d" % n for n in range(3000) if n % 7 == 3), key=int)
-
-
-def test_namespaces_within_a_frame(frames: Frames) -> None:
-    frames.database.submit(CreateNamespace("ns"), lambda done: done)
-    settle(frames.database)
-    frames.puts(1, [b"a"], namespace="ns")
-    frames.gets(2, b"a")
-    frames.gets(3, b"a", namespace="ns")
-    settle(frames.database)
-    assert frames.answers[2].gets.mod_revisions == [0]
-    assert frames.answers[3].gets.mod_revisions == [3]
 
 
 # -- when the log fails -----------------------------------------------------------------------------------------------
