@@ -45,7 +45,7 @@ from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Position
 from kvserver.commit.evaluate import evaluate, read_run
 from kvserver.commit.marks import Marks
-from kvserver.commit.requests import Committed, PutRun, ReadRun, Request, RunDone, Single, size_bytes
+from kvserver.commit.requests import Committed, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket, answered
 from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES
@@ -243,6 +243,8 @@ class CommitPipeline:
             self._check_memory(size)
             if isinstance(request, PutRun):
                 self._carry_out_run(ticket, request)
+            elif isinstance(request, Put) and request.if_revision is None:
+                self._carry_out_put(ticket, request)
             else:
                 self._carry_out_single(ticket, request)
         except KvError as error:
@@ -258,6 +260,15 @@ class CommitPipeline:
         self._assign(ticket, RunDone(first, commits), data, commits)
         self.state.memtable.put_run(request.namespace, request.keys, request.values, first)
         self.marks.applied = self.marks.assigned
+        self._answer_memory(ticket)
+
+    def _carry_out_put(self, ticket: AnyTicket, request: Put) -> None:
+        """Carry out what most requests are: nothing has to be evaluated, so it is a run of one."""
+        namespace, keys, values = request.namespace, [request.key], [request.value]
+        revision = self.marks.assigned + 1
+        self._assign(ticket, Committed(revision, revision, 1, 0), encode_put_run(namespace, keys, values), 1)
+        self.state.memtable.put_run(namespace, keys, values, revision)
+        self.marks.applied = revision
         self._answer_memory(ticket)
 
     def _carry_out_single(self, ticket: AnyTicket, request: Single) -> None:

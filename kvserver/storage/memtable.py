@@ -64,7 +64,8 @@ class Memtable:
 
     def live_keys(self) -> int:
         """Return how many keys exist in the newest state, the system's own left out."""
-        return sum(table.live_keys for namespace, table in self._tables.items() if namespace)
+        tables = list(self._tables.items())  # metrics ask from another thread
+        return sum(table.live_keys for namespace, table in tables if namespace)
 
     def put_run(self, namespace: int, keys: list[bytes], values: list[bytes], first_revision: int) -> None:
         """Insert many commits of one blind put each; the n-th has revision ``first_revision + n``."""

@@ -71,7 +71,12 @@ CORPUS = (
     SeededBug(
         "visible_before_durable",
         "kvserver/commit/pipeline.py",
-        (("        self.marks.applied = revision\n", "        self.marks.applied = self.marks.visible = revision\n"),),
+        (
+            (
+                "values, revision)\n        self.marks.applied = revision\n",
+                "values, revision)\n        self.marks.applied = self.marks.visible = revision\n",
+            ),
+        ),
         CAMPAIGN,
         "pebble leaves this to its caller; readers saw what a crash took back",
     ),

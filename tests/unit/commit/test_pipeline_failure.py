@@ -111,7 +111,7 @@ def test_a_failure_between_log_and_memory_is_final(desk: Desk, monkeypatch: pyte
         raise MemoryError
 
     before = desk.put(b"a")
-    monkeypatch.setattr(desk.state, "apply", out_of_memory)
+    monkeypatch.setattr(desk.state.memtable, "put_run", out_of_memory)
     assert isinstance(outcome(desk.put(b"b")), OutcomeUnknown)
     assert isinstance(desk.pipeline.failure, MemoryError)
     assert [type(error) for error in desk.failures] == [MemoryError]
@@ -130,7 +130,7 @@ def test_who_caused_a_failure_is_told_that_the_outcome_is_unknown(desk: Desk, mo
     def out_of_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(CommitPipeline, "_carry_out_single", out_of_memory)
+    monkeypatch.setattr(CommitPipeline, "_carry_out_put", out_of_memory)
     desk.seal()
     assert isinstance(outcome(ticket), OutcomeUnknown)
     assert is_log_failed(outcome(behind)), "nobody would ever come to answer it"
