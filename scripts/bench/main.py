@@ -27,6 +27,7 @@ import load
 from processes import echo, kvserver, scratch_folder
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+WARM_UP_CALLS = 3_000
 LADDER = (
     ("one message an operation, a protobuf a commit, SortedDict with lists, previous versions fetched", 14.0),
     ("without fetching previous versions", 7.5),
@@ -73,8 +74,10 @@ def report(args: argparse.Namespace) -> str:
 def unary(args: argparse.Namespace, scratch: Path, figures: dict[str, list[float]]) -> None:
     """Unary puts and the empty echo, one after the other, under the same load."""
     with echo() as server:
+        load.h2load_unary(server, WARM_UP_CALLS, args.in_flight)
         figures["empty grpc.aio echo, unary (calls/s)"].append(load.h2load_unary(server, args.calls, args.in_flight))
     with kvserver(scratch / "unary") as server:
+        load.h2load_unary(server, WARM_UP_CALLS, args.in_flight)
         before = asyncio.run(load.status(server)).durable_revision
         figures["durable Put, unary (calls/s)"].append(load.h2load_unary(server, args.calls, args.in_flight))
         made = asyncio.run(load.status(server)).durable_revision - before
