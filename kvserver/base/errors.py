@@ -65,6 +65,8 @@ class KvError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.details: dict[str, str] = {}
+        """What programs may want to know beyond the code, by name."""
         self.depends_on = 0
         """The highest revision that this answer shows something of; it is held until that is visible."""
 
@@ -106,6 +108,7 @@ class ConditionFailed(KvError):
         )
         self.key = key
         self.mod_revision = mod_revision
+        self.details["mod_revision"] = str(mod_revision)
         self.depends_on = depends_on
 
 

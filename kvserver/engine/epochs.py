@@ -24,7 +24,10 @@ class EpochHistory:
             if epoch.number == epoch_number:
                 if end is None or revision <= end[1].revision:
                     return
-                raise _lost(epoch_number, revision, f"epoch {end[0].number} follows it from revision {end[1].revision} on")
+                where = f"epoch {end[0].number} follows it from revision {end[1].revision} on"
+                error = _lost(epoch_number, revision, where)
+                error.details |= {"next_epoch": str(end[0].number), "branch_revision": str(end[1].revision)}
+                raise error
             end = (epoch, begin)
         raise _lost(epoch_number, revision, f"this node's newest epoch is {self.current.number}")
 

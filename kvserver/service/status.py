@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from kvserver.base.errors import Code, ConditionFailed, KvError
+from kvserver.base.errors import Code, KvError
 
 DETAILS_KEY = "grpc-status-details-bin"
 """The trailing metadata that carries a serialized google.rpc.Status."""
@@ -98,8 +98,7 @@ def details(error: KvError) -> bytes:
     info = ErrorInfo(reason=error.code.name, domain=DOMAIN)
     if error.hint:
         info.metadata["hint"] = error.hint[:MAX_MESSAGE_CHARACTERS]
-    if isinstance(error, ConditionFailed):
-        info.metadata["mod_revision"] = str(error.mod_revision)
+    info.metadata.update(error.details)
     packed = Any()
     packed.Pack(info)
     serialized: bytes = Status(code=canonical(error), message=message(error), details=[packed]).SerializeToString()

@@ -60,7 +60,7 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     COMPACTED: _ErrorCode.ValueType  # 42
     """The revision asked for lies before the oldest readable one."""
     HISTORY_LOST: _ErrorCode.ValueType  # 43
-    """The session's position is not part of this node's history; the details name where the histories part."""
+    """The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
     NOT_WRITTEN: _ErrorCode.ValueType  # 60
     """The write was refused before it was given a revision: it is certain that it was not written."""
     OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 61
@@ -120,7 +120,7 @@ FUTURE_REVISION: ErrorCode.ValueType  # 41
 COMPACTED: ErrorCode.ValueType  # 42
 """The revision asked for lies before the oldest readable one."""
 HISTORY_LOST: ErrorCode.ValueType  # 43
-"""The session's position is not part of this node's history; the details name where the histories part."""
+"""The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
 NOT_WRITTEN: ErrorCode.ValueType  # 60
 """The write was refused before it was given a revision: it is certain that it was not written."""
 OUTCOME_UNKNOWN: ErrorCode.ValueType  # 61
