@@ -345,14 +345,17 @@ class CommitPipeline:
     def _fail(self, error: BaseException, submissions: list[Submission[AnyTicket]]) -> None:
         """Answer everything with what can be said truthfully after the log failed (I6)."""
         self._enter_failure(error)
+        told = [submission.waiter for submission in submissions if submission.waiter is not None]
         for submission in submissions:
-            if submission.waiter is not None:
-                submission.waiter.fail(OutcomeUnknown() if submission.commits else log_failed())
+            if submission.waiter is not None and not submission.waiter.done:
+                submission.waiter.decide(OutcomeUnknown() if submission.commits else log_failed())
         while self._waiting:
             ticket = self._waiting[0]
             self._leave_line()
             if not ticket.done:
-                ticket.fail(log_failed())
+                ticket.decide(log_failed())
+                told.append(ticket)
+        complete_all(told)
 
     def _enter_failure(self, error: BaseException) -> None:
         if self.failure is None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from kvserver.base import failpoints
+from kvserver.base.errors import NotServing, OutcomeUnknown
 from kvserver.commit.pipeline import AnyTicket
 from kvserver.commit.requests import Put
-from support.campaign import open_store
+from kvserver.engine.database import Database
+from support.campaign import SMALL, open_store
 from support.memfs import MemoryFileSystem
+from support.stores import open_store as open_store_of_stores
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +63,30 @@ def test_a_refusal_waits_until_what_it_shows_is_durable() -> None:
     assert not refused.done, "it tells of a write that a crash could still take back"
     db.run_log_once()
     assert refused.done
+
+
+async def test_an_error_between_two_steps_of_the_log_thread_answers_everybody() -> None:
+    """A thread that ended there without a word would leave its waiters, and all later ones, waiting for ever."""
+
+    def out_of_memory() -> None:
+        raise MemoryError
+
+    loop = asyncio.get_running_loop()
+    db = open_threaded(MemoryFileSystem(), loop.call_soon_threadsafe)
+    failpoints.arm("wal.before_answer", out_of_memory)
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(_answer(db.submit(Put(1, b"key", b"v"), lambda done: done)), 10)
+    with pytest.raises(NotServing):
+        await asyncio.wait_for(_answer(db.submit(Put(1, b"key", b"v"), lambda done: done)), 10)
+    assert isinstance(db.failure, MemoryError)
+    failpoints.disarm_all()
+    await loop.run_in_executor(None, db.close)
+
+
+async def _answer(ticket: AnyTicket) -> object:
+    return await ticket
+
+
+def open_threaded(fs: MemoryFileSystem, post: Callable[[Callable[[], None]], object]) -> Database:
+    """Open a store whose log has its thread."""
+    return open_store_of_stores(fs, SMALL, post=lambda callback: (post(callback), None)[1], threads=True)

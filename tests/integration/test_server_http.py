@@ -52,6 +52,11 @@ async def app_on(folder: Path, *flags: str) -> AsyncIterator[App]:
         await app.stop()
 
 
+def calls_counted(app: App) -> int:
+    assert app._grpc is not None
+    return sum(sum(stats.handled.values()) for stats in app._grpc.stats if stats.method == "Put")
+
+
 def http_port(app: App) -> int:
     return int(app.ready_line().partition(" http=")[2].split()[0].rpartition(":")[2])
 
@@ -150,6 +155,7 @@ async def test_every_metric_of_the_table_is_exposed_as_the_table_says(tmp_path: 
             await kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v"))
             with pytest.raises(grpc.aio.AioRpcError):
                 await kv.Put(kv_pb2.PutRequest())
+        await until(lambda: calls_counted(app) == 2)  # a caller has its answer before the call is counted as handled
         status, body, headers = await asyncio.to_thread(ask, http_port(app), "/metrics")
         assert (status, headers["Content-Type"].startswith("text/plain")) == (200, True)
         families = {family.name: family for family in text_string_to_metric_families(body)}

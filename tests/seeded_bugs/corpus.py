@@ -176,6 +176,13 @@ CORPUS = (
         "answers a group that was never written",
     ),
     SeededBug(
+        "log_thread_ends_without_a_word",
+        "kvserver/wal/group_commit.py",
+        (("            except Exception as error:  # between", "            except OSError as error:  # between"),),
+        CROSSING,
+        "whoever waits for the thread waits for ever, and the node looks well",
+    ),
+    SeededBug(
         "sealed_without_a_sync",
         "kvserver/wal/segment.py",
         (("        self._file.sync()\n", ""),),

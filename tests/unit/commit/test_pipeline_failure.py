@@ -134,3 +134,15 @@ def test_who_caused_a_failure_is_told_that_the_outcome_is_unknown(desk: Desk, mo
     desk.seal()
     assert isinstance(outcome(ticket), OutcomeUnknown)
     assert is_log_failed(outcome(behind)), "nobody would ever come to answer it"
+
+
+def test_a_callback_that_raises_at_a_failure_keeps_no_other_answer_back(desk: Desk) -> None:
+    first, second = desk.put(b"a"), desk.put(b"b")
+
+    def fail() -> None:
+        raise RuntimeError("a fault of the caller's")
+
+    first.on_done(fail)
+    with pytest.raises(RuntimeError):
+        desk.fail()
+    assert isinstance(outcome(second), OutcomeUnknown)
