@@ -8,7 +8,15 @@ from __future__ import annotations
 import importlib
 import sys
 
-SERVER_MODULES = ("sortedcontainers", "google_crc32c", "grpc_health", "prometheus_client", "uvloop")
+SERVER_MODULES = (
+    "sortedcontainers",
+    "google_crc32c",
+    "grpc_health",
+    "grpc_reflection",
+    "prometheus_client",
+    "rocksdict",
+    "uvloop",
+)
 """The modules that the extra ``server`` brings; a test compares them with ``pyproject.toml``."""
 
 

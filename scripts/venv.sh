@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 TEST_TOOLS='pytest|pytest-asyncio|pytest-timeout|pytest-xdist|hypothesis|hatchling'
 
 # The stubs are generated with grpcio-tools of this version, and it takes twice the unary calls of the newest (docs/adr).
-LOCKED_GRPC='grpcio==1.78.0 grpcio-health-checking==1.78.0'
+LOCKED_GRPC='grpcio==1.78.0 grpcio-health-checking==1.78.0 grpcio-reflection==1.78.0'
 
 fail() {
     printf '%s\n' "$@" >&2

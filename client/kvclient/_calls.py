@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from kvclient import _types as types
 from kvclient._channel import MAX_REQUEST_BYTES
 from kvclient._errors import InvalidRequestError
+from kvclient._history import HistoryCursor
 from kvclient._scan import ScanCursor
 from kvproto.v1 import admin_pb2, kv_pb2
 
@@ -91,9 +92,31 @@ def status() -> Call[types.Status]:
     return Call("Admin", "Status", admin_pb2.StatusRequest(), _status, writes=False)
 
 
+def flush() -> Call[types.FlushResult]:
+    """Make the call that writes memory into a table. It changes nothing that readers see, so losing it leaves nothing open."""
+    return Call("Admin", "Flush", admin_pb2.FlushRequest(), _flush_result, writes=False)
+
+
+def checkpoint(target_dir: str) -> Call[types.CheckpointResult]:
+    """Make the call that copies the store into a folder of the node; it changes nothing in the store itself."""
+    request = admin_pb2.CheckpointRequest(target_dir=_text("target_dir", target_dir))
+    return Call("Admin", "Checkpoint", request, _checkpoint_result, writes=False)
+
+
+def compact(revision: int) -> Call[types.CompactResult]:
+    """Make the call that gives up history; 0 stands for all but the newest visible revision."""
+    request = admin_pb2.CompactRequest(revision=_unsigned("revision", revision))
+    return Call("Admin", "Compact", request, _compact_result, writes=True)
+
+
+def drop_namespace(name: str) -> Call[types.DropResult]:
+    """Make the call that drops a namespace."""
+    return Call("Admin", "DropNamespace", admin_pb2.DropNamespaceRequest(name=_text("name", name)), _drop_result, writes=True)
+
+
 def create_namespace(name: str) -> Call[types.Namespace]:
     """Make the call that creates a namespace."""
-    request = admin_pb2.CreateNamespaceRequest(name=name)
+    request = admin_pb2.CreateNamespaceRequest(name=_text("name", name))
     return Call("Admin", "CreateNamespace", request, lambda answer: _namespace(answer.namespace), writes=True)
 
 
@@ -106,6 +129,27 @@ def list_namespaces() -> Call[list[types.Namespace]]:
         lambda answer: [_namespace(row) for row in answer.namespaces],
         writes=False,
     )
+
+
+def history(
+    namespace: str, key: bytes, limit: int | None, before_revision: int | None, session: types.SessionToken
+) -> HistoryCursor:
+    """Make the cursor over what was done to a key."""
+    if limit is not None and limit < 0:
+        raise InvalidRequestError("INVALID_FIELD", f"limit must not be negative; it is {limit}")
+    request = kv_pb2.HistoryRequest(
+        namespace=namespace,
+        key=key,
+        before_revision=_unsigned("before_revision", before_revision),
+        limit=_signed("limit", limit),
+        session=session_message(session),
+    )
+    return HistoryCursor(request)
+
+
+def history_page(cursor: HistoryCursor) -> Call[list[types.HistoryEntry]]:
+    """Make the call that brings the next part of a key's history."""
+    return Call("KV", "History", cursor.next_request(), cursor.take, writes=False)
 
 
 def scan(
@@ -175,6 +219,15 @@ def _signed(name: str, value: int | None) -> int:
     return value
 
 
+def _text(name: str, value: str) -> str:
+    """Return a text that a message can hold; raise InvalidRequestError for one that is no UTF-8, as a file's name may be."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("INVALID_FIELD", f"{name} must be text in UTF-8: {value!r}") from error
+    return value
+
+
 def _sized(request: Any) -> Any:
     """Return a request that fits a message; raise InvalidRequestError for a larger one, before anything is sent."""
     size = request.ByteSize()
@@ -240,7 +293,25 @@ def _sync_result(answer: kv_pb2.SyncResponse) -> types.SyncResult:
 
 
 def _namespace(row: admin_pb2.Namespace) -> types.Namespace:
-    return types.Namespace(row.name, row.id, row.create_revision)
+    return types.Namespace(row.name, row.id, row.create_revision, row.keys, row.size_bytes)
+
+
+def _drop_result(answer: admin_pb2.DropNamespaceResponse) -> types.DropResult:
+    return types.DropResult(_namespace(answer.namespace), answer.header.revision, answer.header.epoch)
+
+
+def _flush_result(answer: admin_pb2.FlushResponse) -> types.FlushResult:
+    return types.FlushResult(answer.flushed_revision, answer.header.epoch)
+
+
+def _checkpoint_result(answer: admin_pb2.CheckpointResponse) -> types.CheckpointResult:
+    return types.CheckpointResult(
+        answer.target_dir, answer.epoch, answer.revision, answer.chain, answer.table_files, answer.table_bytes
+    )
+
+
+def _compact_result(answer: admin_pb2.CompactResponse) -> types.CompactResult:
+    return types.CompactResult(answer.oldest_readable_revision, answer.header.revision, answer.header.epoch)
 
 
 def _status(answer: admin_pb2.StatusResponse) -> types.Status:
@@ -261,6 +332,13 @@ def _status(answer: admin_pb2.StatusResponse) -> types.Status:
         memory_bytes=answer.memory_bytes,
         wal_segments=answer.wal_segments,
         wal_bytes=answer.wal_bytes,
+        flushed_revision=answer.flushed_revision,
+        table_files=answer.table_files,
+        table_bytes=answer.table_bytes,
+        level0_files=answer.level0_files,
+        pending_compaction_bytes=answer.pending_compaction_bytes,
+        flushes=answer.flushes,
+        holds=tuple(types.Hold(hold.name, hold.revision) for hold in answer.holds),
         uptime_ms=answer.uptime_ms,
         server_version=answer.server_version,
         format_version=answer.format_version,

@@ -12,6 +12,9 @@ MAX_REQUEST_BYTES = 4 * MIB
 DEFAULT_TIMEOUT_S = 5.0
 """How long a call may take unless the caller says otherwise, in seconds."""
 
+LONG_TIMEOUT_S = 300.0
+"""The same for what writes or copies tables: a flush, a checkpoint."""
+
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 """The probe that is sent on a new connection before anything else; any answer proves that there is a connection."""
 

@@ -3,13 +3,15 @@
     KvClientError
     ├── InvalidRequestError      the same request will always be refused
     │   ├── UnknownNamespace
-    │   └── NamespaceExists
+    │   ├── NamespaceExists
+    │   └── TargetUnusable
     ├── ConditionFailed          nothing was changed; carries the key's newest mod_revision
     ├── RevisionError            the revision or position asked for cannot be served
     │   ├── FutureRevision
     │   ├── Compacted
     │   └── HistoryLost
     ├── NotWritten               certainly not written; may be tried again
+    │   └── TablesFailed
     ├── OutcomeUnknown           may or may not have been written
     ├── Timeout                  a read or a wait ran out of time; nothing was changed
     ├── Unavailable              no serving node took the request; nothing was changed
@@ -78,14 +80,17 @@ class NamespaceExists(InvalidRequestError):
     """A namespace of this name exists already."""
 
 
+class TargetUnusable(InvalidRequestError):
+    """The folder named cannot take a checkpoint: it is in use, or not a path that can be used."""
+
+
 class ConditionFailed(KvClientError):
     """A condition (``if_absent``, ``if_revision``) did not hold; nothing was changed."""
 
     @property
     def mod_revision(self) -> int:
         """The newest ``mod_revision`` of the key that failed; 0 where it does not exist."""
-        text = self.details.get("mod_revision", "")
-        return int(text) if text.isascii() and text.isdigit() else 0
+        return _number(self.details, "mod_revision")
 
 
 class RevisionError(KvClientError):
@@ -99,6 +104,11 @@ class FutureRevision(RevisionError):
 class Compacted(RevisionError):
     """The revision asked for lies before the oldest readable one."""
 
+    @property
+    def oldest_readable_revision(self) -> int:
+        """The oldest revision that can be read at; 0 where the server did not say."""
+        return _number(self.details, "oldest_readable_revision")
+
 
 class HistoryLost(RevisionError):
     """What the client has seen is not part of the node's history (for instance a MEMORY write that a crash took back).
@@ -109,6 +119,10 @@ class HistoryLost(RevisionError):
 
 class NotWritten(KvClientError):
     """The write was refused before it was given a revision: it is certain that it was not written."""
+
+
+class TablesFailed(NotWritten):
+    """The node's tables cannot be written, or not be read, at the moment; nothing was changed, and it may be tried again."""
 
 
 class OutcomeUnknown(KvClientError):
@@ -148,6 +162,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "INVALID_FIELD": InvalidRequestError,
     "DUPLICATE_KEY": InvalidRequestError,
     "RANGE_TOO_LARGE": InvalidRequestError,
+    "TARGET_UNUSABLE": TargetUnusable,
     "UNKNOWN_NAMESPACE": UnknownNamespace,
     "NAMESPACE_EXISTS": NamespaceExists,
     "INVALID_NAMESPACE_NAME": InvalidRequestError,
@@ -165,6 +180,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "NOT_SERVING": Unavailable,
     "CORRUPTION": Corruption,
     "DISK_UNAVAILABLE": NotWritten,
+    "TABLES_FAILED": TablesFailed,
     "INTERNAL": ServerError,
 }
 """The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
@@ -248,6 +264,12 @@ def outcome_unknown(why: str) -> OutcomeUnknown:
 def cut_off(endpoint: str, *, writes: bool) -> KvClientError:
     """Make the error of a call that was under way when its client was closed."""
     return _from_bare_status("CANCELLED", "the client was closed", writes=writes, endpoint=endpoint)
+
+
+def _number(details: Mapping[str, str], name: str) -> int:
+    """Return a number among the details, 0 where it is missing or none."""
+    text = details.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _server_word(metadata: Iterable[tuple[str, str | bytes]] | None) -> _ServerWord | None:

@@ -58,6 +58,15 @@ class Entry(NamedTuple):
     """How often the key was written since its creation, from 1."""
 
 
+class HistoryEntry(NamedTuple):
+    """What one commit did to a key."""
+
+    revision: int
+    """The commit."""
+    entry: Entry | None
+    """The version that it wrote; None where it deleted the key."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class WriteResult:
     """What a put became."""
@@ -170,6 +179,71 @@ class Namespace:
     """Its number, never used again."""
     create_revision: int
     """The commit that created it; 1 for the default one."""
+    keys: int = 0
+    """How many keys it holds: exact as of the last flush; keys put since count as new."""
+    size_bytes: int = 0
+    """Bytes of its keys and values, their newest versions only, counted in the same way."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DropResult:
+    """What dropping a namespace became."""
+
+    namespace: Namespace
+    """The namespace as it was."""
+    revision: int
+    """The number of the commit."""
+    epoch: int
+    """The primacy under which it was committed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlushResult:
+    """Says how far the tables are."""
+
+    flushed_revision: int
+    """Everything up to this revision is in tables."""
+    epoch: int
+    """The primacy under which it was answered."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointResult:
+    """What a checkpoint holds; (epoch, revision, chain) is its position."""
+
+    target_dir: str
+    """The folder on the node's disk."""
+    epoch: int
+    """The epoch of its last revision."""
+    revision: int
+    """The last revision in it."""
+    chain: bytes
+    """The chain hash behind that revision."""
+    table_files: int
+    """Its tables."""
+    table_bytes: int
+    """Their bytes; hard links share them with the store until either merges its own."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CompactResult:
+    """Says what can still be read."""
+
+    oldest_readable_revision: int
+    """The oldest revision that can be read at."""
+    revision: int
+    """The number of the commit or, where nothing had to be given up, the newest visible revision."""
+    epoch: int
+    """The primacy under which it was answered."""
+
+
+class Hold(NamedTuple):
+    """One reason why a node keeps segments of its log."""
+
+    name: str
+    """Its name, for instance ``"flush"``."""
+    revision: int
+    """The first revision that it needs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,13 +275,27 @@ class Status:
     chain: bytes
     """The chain hash behind the durable revision; equal (epoch, revision, chain) prove equal history."""
     keys: int
-    """How many keys exist in all namespaces."""
+    """How many keys exist in all namespaces: exact as of ``flushed_revision``; keys put since count as new."""
     memory_bytes: int
-    """Bytes of keys and values in memory, past versions included."""
+    """Bytes of keys and values held in memory because they are in no table yet, and of their bookkeeping."""
     wal_segments: int
     """Segments of the log on disk."""
     wal_bytes: int
     """Bytes of the log on disk."""
+    flushed_revision: int
+    """Everything up to this revision is in tables; a start replays the log from here on."""
+    table_files: int
+    """Tables on disk."""
+    table_bytes: int
+    """Bytes of the tables on disk."""
+    level0_files: int
+    """Tables that are not merged with others yet."""
+    pending_compaction_bytes: int
+    """Bytes that wait to be merged."""
+    flushes: int
+    """Flushes since the node began to serve."""
+    holds: tuple[Hold, ...]
+    """Who keeps segments of the log from being deleted, and from which revision on."""
     uptime_ms: int
     """Milliseconds since the node began to serve."""
     server_version: str

@@ -12,18 +12,32 @@ import grpc
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
-from kvclient._channel import CHANNEL_OPTIONS, DEFAULT_TIMEOUT_S, HEALTH_METHOD, checked_timeout_s, grpc_timeout_s, target
+from kvclient._channel import (
+    CHANNEL_OPTIONS,
+    DEFAULT_TIMEOUT_S,
+    HEALTH_METHOD,
+    LONG_TIMEOUT_S,
+    checked_timeout_s,
+    grpc_timeout_s,
+    target,
+)
+from kvclient._history import HistoryCursor
 from kvclient._scan import ScanCursor
 from kvclient._session import SessionTracker
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
+    CheckpointResult,
+    CompactResult,
     Delete,
     DeletePrefix,
     DeleteRange,
     DeleteResult,
+    DropResult,
     Durability,
     Entry,
+    FlushResult,
+    HistoryEntry,
     Mutation,
     Namespace,
     SessionToken,
@@ -211,6 +225,22 @@ class Client:
             pass
         return cursor.count
 
+    def history(
+        self,
+        key: bytes,
+        *,
+        limit: int | None = None,
+        before_revision: int | None = None,
+        session: SessionToken | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[HistoryEntry]:
+        """Return an iterator over what was done to a key, newest first, as far back as history is kept.
+
+        ``before_revision`` leaves out what was done at it and later. ``timeout_s`` bounds the wait for each part.
+        """
+        cursor = calls.history(self._namespace, key, limit, before_revision, self._token(session))
+        return self._pages(cursor, timeout_s)
+
     def sync(
         self,
         revision: int | None = None,
@@ -230,8 +260,28 @@ class Client:
         return self._run(calls.create_namespace(name), timeout_s)
 
     def list_namespaces(self, *, timeout_s: float | None = None) -> list[Namespace]:
-        """Return all namespaces, by name; the default one has the empty name."""
+        """Return all namespaces, by name, with what each holds; the default one has the empty name."""
         return self._run(calls.list_namespaces(), timeout_s)
+
+    def drop_namespace(self, name: str, *, timeout_s: float | None = None) -> DropResult:
+        """Drop a namespace with all its keys and their history; raise UnknownNamespace if there is none of this name."""
+        return self._run(calls.drop_namespace(name), timeout_s)
+
+    def compact(self, revision: int = 0, *, timeout_s: float | None = None) -> CompactResult:
+        """Give up history, for good: revisions below this one (0: the newest visible one) can be read no more."""
+        return self._run(calls.compact(revision), timeout_s)
+
+    def flush(self, *, timeout_s: float = LONG_TIMEOUT_S) -> FlushResult:
+        """Write what the node holds in memory into a table. After a Timeout the flush goes on without its caller."""
+        return self._run(calls.flush(), timeout_s)
+
+    def checkpoint(self, target_dir: str, *, timeout_s: float = LONG_TIMEOUT_S) -> CheckpointResult:
+        """Copy the store into a folder on the node's own disk, from which another store can be opened.
+
+        ``target_dir`` is an absolute path that does not exist yet, or an empty folder; TargetUnusable tells what is wrong
+        with it. After a Timeout or an Unavailable the copy may still come to be there.
+        """
+        return self._run(calls.checkpoint(target_dir), timeout_s)
 
     def _token(self, session: SessionToken | None) -> SessionToken:
         return self._session.token if session is None else session
@@ -252,6 +302,11 @@ class Client:
             raise self._closed_or(error) from error
         self._session.observe(answer.header)
         return call.parse(answer)
+
+    def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> Iterator[HistoryEntry]:
+        """Bring the entries of a history, one part after the other."""
+        while not cursor.finished:
+            yield from self._run(calls.history_page(cursor), timeout_s)
 
     def _stream(self, cursor: ScanCursor, limit_s: float) -> Iterator[Entry]:
         """Bring the entries of a scan; the call under way is cancelled however the iteration ends."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvclient import Compacted
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -47,9 +50,20 @@ def as_ctl_error(error: Exception) -> CtlError:
     if not isinstance(error, kvclient.KvClientError):
         raise error
     fields: dict[str, Any] = {"details": error.details} if error.details else {}
+    if isinstance(error, kvclient.Compacted):
+        return _compacted(error, fields)
     if isinstance(error, kvclient.ConditionFailed):
         fields["mod_revision"] = error.mod_revision
     return CtlError(error.code, error.message, error.hint, exit_code_of(error), **fields)
+
+
+def _compacted(error: Compacted, fields: dict[str, Any]) -> CtlError:
+    """Name the oldest revision that can be read, whatever the server's own hint says."""
+    oldest = error.oldest_readable_revision
+    if oldest:
+        fields["oldest_readable_revision"] = oldest
+    hint = f"read at revision {oldest} or a later one" if oldest else "see the oldest readable revision with: kvctl status"
+    return CtlError(error.code, error.message, error.hint or hint, EXIT_REFUSED, **fields)
 
 
 def exit_code_of(error: Exception) -> int:

@@ -27,12 +27,17 @@ COMMANDS = {
     "get": LazyCommand("kvctl.commands.keys", "get", "Print a key's value."),
     "del": LazyCommand("kvctl.commands.deleting", "delete", "Delete a key, a prefix or a range."),
     "scan": LazyCommand("kvctl.commands.scanning", "scan", "List or count keys in order."),
+    "history": LazyCommand("kvctl.commands.history", "history", "Show what was done to a key."),
     "import": LazyCommand("kvctl.commands.importing", "import_", "Load JSON lines, fast."),
     "export": LazyCommand("kvctl.commands.exporting", "export", "Save keys and values as JSON lines."),
     "status": LazyCommand("kvctl.commands.node", "status", "Show what a node is and how far it is."),
     "sync": LazyCommand("kvctl.commands.node", "sync", "Wait until a revision is durable."),
-    "namespace": LazyCommand("kvctl.commands.namespace", "namespace", "Create and list namespaces."),
+    "namespace": LazyCommand("kvctl.commands.namespace", "namespace", "Create, list and drop namespaces."),
+    "flush": LazyCommand("kvctl.commands.maintenance", "flush", "Write what memory holds into a table."),
+    "checkpoint": LazyCommand("kvctl.commands.maintenance", "checkpoint", "Copy the store into a folder of the node."),
+    "compact": LazyCommand("kvctl.commands.maintenance", "compact", "Give up old revisions."),
     "wal": LazyCommand("kvctl.commands.wal", "wal", "Look at a log on disk, without a server."),
+    "doctor": LazyCommand("kvctl.commands.doctor", "doctor", "Examine a data folder, without a server."),
 }
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+DEFAULT_TIMEOUT_S = 5.0
+LONG_TIMEOUT_S = 300.0
+"""For commands that have the node write or copy tables."""
+
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -27,10 +31,21 @@ class Settings:
     """The settings of one run."""
 
     endpoint: str = "127.0.0.1:7400"
-    timeout_s: float = 5.0
+    timeout_s: float | None = None
+    """How long a call may take; None where the command's own default holds."""
     namespace: str = ""
     output: str | None = None
     """``table``, ``json`` or ``raw``; None where the command's own default holds."""
+
+    @property
+    def limit_s(self) -> float:
+        """How long a call may take, in seconds."""
+        return self.timeout_s or DEFAULT_TIMEOUT_S
+
+    @property
+    def long_limit_s(self) -> float:
+        """How long a call may take that has the node write or copy tables, in seconds."""
+        return self.timeout_s or LONG_TIMEOUT_S
 
     @property
     def as_json(self) -> bool:
@@ -42,7 +57,7 @@ class Settings:
         from kvclient import Client
 
         try:
-            return Client(self.endpoint, self.namespace, self.timeout_s)
+            return Client(self.endpoint, self.namespace, self.limit_s)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
 
@@ -103,7 +118,7 @@ def _options(of_group: bool) -> Callable[[CommandT], CommandT]:
             setting="timeout_s",
             metavar="DURATION",
             convert=parse_duration_s,
-            help="How long a call may take, for instance 500ms or 1m; 5s unless given.",
+            help="How long a call may take, for instance 500ms or 1m; 5s unless given (flush and checkpoint: 5m).",
             of_group=of_group,
         ),
         _option(

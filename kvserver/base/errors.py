@@ -32,6 +32,7 @@ class Code(enum.IntEnum):
     INVALID_FIELD = 7
     DUPLICATE_KEY = 8
     RANGE_TOO_LARGE = 9
+    TARGET_UNUSABLE = 10
 
     UNKNOWN_NAMESPACE = 20
     NAMESPACE_EXISTS = 21
@@ -53,6 +54,7 @@ class Code(enum.IntEnum):
     NOT_SERVING = 84
     CORRUPTION = 85
     DISK_UNAVAILABLE = 86
+    TABLES_FAILED = 87
 
     INTERNAL = 99
 

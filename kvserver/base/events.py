@@ -82,6 +82,87 @@ class LogPoisoned(Event):
     reason: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentsDeleted(Event):
+    """Segments that nothing needs any more were removed."""
+
+    segments: int
+    bytes: int
+    first_kept_revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentsNotDeleted(Event):
+    """Segments that nothing needs could not be removed, or not durably; it is tried again."""
+
+    segment: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlushHelperDied(Event):
+    """The process that builds tables ended by itself; what it was building is built again."""
+
+    exit_code: int
+    """Negative: the signal that ended it."""
+    will_restart: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TableFlushed(Event):
+    """What memory held up to a revision is in a table now."""
+
+    revision: int
+    rows: int
+    history_rows: int
+    table_bytes: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlushFailing(Event):
+    """Memory cannot be written into a table; it is tried again, and writes wait or are refused once memory is full."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlushRecovered(Event):
+    """Memory can be written into tables again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistoryGivenUp(Event):
+    """The rows of history that can be read no more were removed."""
+
+    oldest_readable_revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NamespaceRemoved(Event):
+    """The keys of a dropped namespace were removed from the tables."""
+
+    namespace: str
+    namespace_id: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UpkeepFailing(Event):
+    """What is no longer needed could not be removed from the tables; it is tried again."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointMade(Event):
+    """A copy of the store was made."""
+
+    target_dir: str
+    revision: int
+    table_files: int
+    table_bytes: int
+
+
 Listener = Callable[[Event], None]
 
 

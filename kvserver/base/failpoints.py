@@ -40,10 +40,26 @@ NAMES = (
     # open
     "engine.open.after_lock",
     "engine.open.after_identity",
+    "engine.open.after_tables",
     "engine.open.after_recover",
     "engine.open.after_claim",
     "engine.open.after_first_segment",
     "engine.open.after_begun",
+    # log release
+    "wal.release.before_remove",
+    "wal.release.after_remove",
+    "wal.release.after_dir_sync",
+    # flush
+    "flush.build.before_finish",
+    "flush.build.after_finish",
+    # flush, on the side of the engine
+    "engine.flush.after_cut",
+    "engine.flush.after_build",
+    "engine.flush.after_ingest",
+    "engine.flush.after_release",
+    # checkpoint
+    "engine.checkpoint.after_tables",
+    "engine.checkpoint.after_origin",
     # clean end
     "engine.close.before_final_sync",
     "engine.close.after_final_sync",

@@ -28,3 +28,6 @@ SCAN_CHUNK_BYTES = 256 * KIB
 SCAN_CHUNK_KEYS = 2_000
 MAX_GROUP_BYTES = 1 * MIB
 MAX_LOG_FRAME_BYTES = 5 * MIB
+FOUND_BYTES = 2 * MIB
+"""What the reads of one frame may return. With the text of failures (1 MiB) and the columns of the largest frame (0.5 MiB)
+an answer stays below 4 MiB, gRPC's own limit of what a client takes."""

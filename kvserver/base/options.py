@@ -52,8 +52,8 @@ class PipelineOptions:
     max_waiting: int = 20_000
     """Submissions in that line; above it they are refused."""
     max_waiting_bytes: int = 64 * MIB
-    memory_limit_bytes: int = 8 * 1024 * MIB
-    """What keys, values and their bookkeeping may occupy; above it writes are refused. 0: no limit."""
+    memory_limit_bytes: int = 256 * MIB
+    """What is not in tables yet may occupy, bookkeeping included; above it writes wait in line. 0: no limit."""
     overlap: bool = True
     """Off: nothing is evaluated or inserted while a sync is under way; for comparison only."""
 
@@ -64,9 +64,42 @@ class PipelineOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TableOptions:
+    """When memory is written into tables, how tables are kept, and for how long what was replaced can still be read."""
+
+    memtable_bytes: int = 64 * MIB
+    """Bytes of keys, values and bookkeeping at which a memtable is frozen and flushed."""
+    memtable_keys: int = 160_000
+    """Keys in one namespace at which it is: a larger dict stalls the event loop when it grows."""
+    block_cache_bytes: int = 128 * MIB
+    """Memory for parts of tables that are read often, their indexes and filters included."""
+    max_level0_files: int = 24
+    """Tables not merged yet above which nothing is flushed, and so, in time, writes wait."""
+    max_pending_compaction_bytes: int = 16 * 1024 * MIB
+    """The same for bytes that wait to be merged."""
+    history_ms: int = 3_600_000
+    """A revision can be read at for so long; 0: no bound by time."""
+    history_revisions: int = 10_000_000
+    """... and while it is one of so many newest ones; 0: no bound by number."""
+    bucket_revisions: int = 65_536
+    """History is given up in steps of so many revisions. Fixed when a store gets its first table."""
+    flush_retry_ms: int = 1_000
+    """How long to wait after a flush that failed."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit together with ValueError."""
+        _require(self.memtable_bytes >= 1 * KIB, "memtable_bytes must be at least 1 KiB")
+        _require(self.memtable_keys >= 1, "memtable_keys must be at least 1")
+        _require(self.max_level0_files >= 8, "max_level0_files must be at least 8, or merging is never ahead of it")
+        _require(self.bucket_revisions >= 1, "bucket_revisions must be at least 1")
+        _require(self.history_ms >= 0 and self.history_revisions >= 0, "history cannot be kept for less than no time")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Everything that the database is opened with."""
 
     wal: WalOptions = dataclasses.field(default_factory=WalOptions)
     pipeline: PipelineOptions = dataclasses.field(default_factory=PipelineOptions)
+    tables: TableOptions = dataclasses.field(default_factory=TableOptions)
     node_name: str = "node"

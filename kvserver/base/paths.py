@@ -8,6 +8,9 @@
     wal/<epoch>-<first revision>.wal          a segment of the log
     wal/<segment name>.<offset>.torn          what recovery cut from a segment's end, kept for inspection
     wal/prepared-<n>.tmp                      a future segment, zero-filled, without content
+    tables/                                   the tables; the names in it are RocksDB's own
+    building/<revision>.sst                   a table that a flush is building; moved into ``tables`` when it is whole
+    ORIGIN                                    in a checkpoint, and in a store opened from one: where it comes from
 
 Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
 
@@ -25,7 +28,9 @@ _TORN = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9a-f]{8})\.torn")
 _PREPARED = re.compile(r"prepared-([0-9]{1,10})\.tmp")
 _CLAIM = re.compile(r"([0-9a-f]{8})\.claim")
 
-TOP_LEVEL_NAMES = frozenset({"LOCK", "IDENTITY", "IDENTITY.tmp", "wal", "epochs", "lost+found"})
+TOP_LEVEL_NAMES = frozenset(
+    {"LOCK", "IDENTITY", "IDENTITY.tmp", "ORIGIN", "ORIGIN.tmp", "wal", "epochs", "tables", "building", "lost+found"}
+)
 """What may lie in a data folder; a freshly made file system adds the last one."""
 
 
@@ -46,6 +51,14 @@ class DataPaths:
         self.identity_temporary = root / "IDENTITY.tmp"
         self.wal = root / "wal"
         self.epochs = root / "epochs"
+        self.tables = root / "tables"
+        self.building = root / "building"
+        self.origin = root / "ORIGIN"
+        self.origin_temporary = root / "ORIGIN.tmp"
+
+    def table_being_built(self, revision: int) -> Path:
+        """Return the path of the table that a flush up to this revision builds."""
+        return self.building / f"{revision:016x}.sst"
 
     def segment(self, name: SegmentName) -> Path:
         """Return the path of a segment."""

@@ -50,6 +50,10 @@ class Version(NamedTuple):
     version: int
 
 
+WITHHELD = Version(b"", b"", 0, 0, 0)
+"""Stands for a version that was not read, because those read with it fill an answer already."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
     """What a data folder is: written once, at its creation."""

@@ -2,18 +2,41 @@
 
 Whatever is answered without a commit still shows something: that a key is absent, that a condition failed. ``depends_on``
 names the newest revision it shows, deletions counted, and the pipeline holds the answer until that is visible.
+
+What lies in tables was read beforehand and comes as a ``Pin``: nothing here waits.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from kvserver.base.errors import Code, ConditionFailed, InvalidRequest, KvError, NamespaceExists
+from kvserver.base.errors import (
+    Code,
+    ConditionFailed,
+    InvalidRequest,
+    KvError,
+    NamespaceExists,
+    RevisionError,
+    UnknownNamespace,
+)
 from kvserver.base.limits import MAX_COMMIT_BYTES, MAX_COMMIT_MUTATIONS
-from kvserver.base.types import Version
-from kvserver.commit.requests import Batch, CreateNamespace, Delete, DeleteSpan, Found, Mutation, Put, ReadRun, Single
+from kvserver.base.types import DEFAULT_NAMESPACE
+from kvserver.commit.requests import (
+    Batch,
+    CompactHistory,
+    CreateNamespace,
+    Delete,
+    DeleteSpan,
+    DropNamespace,
+    Mutation,
+    Put,
+    Single,
+)
 from kvserver.commit.state import State
-from kvserver.storage.memtable import Chain
+from kvserver.storage.view import Pin
 from kvserver.wal.commit_record import DELETE, EFFECT_LENGTH, PUT, Effect
 
 
@@ -28,71 +51,98 @@ class Evaluated(NamedTuple):
     namespace_id: int = 0
 
 
-def evaluate(request: Single, state: State, assigned: int) -> Evaluated:
+def evaluate(request: Single, state: State, assigned: int, pin: Pin | None = None) -> Evaluated:
     """Return what a request comes to; ``assigned`` is the newest revision given out. Raises KvError with ``depends_on`` set."""
+    pin = pin or state.view.pin()
     match request:
         case Put():
-            return _put(request, state, assigned)
+            return _put(request, state, assigned, pin)
         case Delete():
-            return _delete(request, state)
+            return _delete(request, state, pin)
         case DeleteSpan():
-            return _delete_span(request, state, assigned)
+            return _delete_span(request, state, assigned, pin)
         case Batch():
-            return _batch(request, state, assigned)
+            return _batch(request, state, assigned, pin)
         case CreateNamespace():
             return _create_namespace(request, state)
+        case DropNamespace():
+            return _drop_namespace(request, state, assigned)
+        case CompactHistory():
+            return _compact_history(request, state, assigned)
 
 
-def _put(request: Put, state: State, assigned: int) -> Evaluated:
-    if request.if_revision is None:
-        effect = Effect(PUT, request.namespace, request.key, request.value)
-    else:
-        chain = _require(request.namespace, request.key, request.if_revision, state)
-        create, version = assigned + 1, 1
-        if chain is not None and chain[1] is not None:
-            create, version = chain[2], chain[3] + 1
-        effect = Effect(PUT, request.namespace, request.key, request.value, create, version)
+def _put(request: Put, state: State, assigned: int, pin: Pin) -> Evaluated:
+    state.require_live(request.namespace)
+    effect = Effect(PUT, request.namespace, request.key, request.value)
+    if request.if_revision is not None:
+        _require(request.namespace, request.key, request.if_revision, state, pin)
+        if not request.if_revision:  # what is there is known to be nothing; else it stays "one more than that"
+            effect = effect._replace(create_revision=assigned + 1, version=1)
     return Evaluated([effect], 0, put=1)
 
 
-def _delete(request: Delete, state: State) -> Evaluated:
+def _delete(request: Delete, state: State, pin: Pin) -> Evaluated:
+    state.require_live(request.namespace)
     if request.if_revision is None:
-        chain = state.memtable.newest(request.namespace, request.key)
+        revision, exists = state.view.newest(request.namespace, request.key, pin)
     else:
-        chain = _require(request.namespace, request.key, request.if_revision, state)
-    if not _exists(chain):
-        return Evaluated([], chain[0] if chain is not None else 0)
+        revision, exists = _require(request.namespace, request.key, request.if_revision, state, pin)
+    if not exists:
+        return Evaluated([], revision)
     return Evaluated([Effect(DELETE, request.namespace, request.key, b"")], 0, deleted=1)
 
 
-def _delete_span(request: DeleteSpan, state: State, assigned: int) -> Evaluated:
+def _delete_span(request: DeleteSpan, state: State, assigned: int, pin: Pin) -> Evaluated:
+    namespace, span = request.namespace, request.span
+    state.require_live(namespace)
     effects: list[Effect] = []
     size = 0
-    memtable = state.memtable
-    memtable.catch_up(request.namespace, memtable.unordered(request.namespace))
-    for key in memtable.keys(request.namespace, request.span.start, request.span.end):
-        if _exists(memtable.newest(request.namespace, key)):
-            effects.append(Effect(DELETE, request.namespace, key, b""))
+    in_tables, too_many = pin.spans.get((namespace, span), ([], False))
+    stored = set(in_tables)
+    for key in _keys_of_span(request, state, pin, in_tables):
+        if too_many:
+            break
+        if _exists(namespace, key, state, pin, stored):
+            effects.append(Effect(DELETE, namespace, key, b""))
             size += len(key) + EFFECT_LENGTH
-            if len(effects) > MAX_COMMIT_MUTATIONS or size > MAX_COMMIT_BYTES:
-                raise depending(
-                    InvalidRequest(
-                        Code.RANGE_TOO_LARGE,
-                        f"the range holds more than {MAX_COMMIT_MUTATIONS} keys or {MAX_COMMIT_BYTES} bytes of them",
-                        "delete it in parts, one smaller range after the other",
-                    ),
-                    assigned,
-                )
+            too_many = len(effects) > MAX_COMMIT_MUTATIONS or size > MAX_COMMIT_BYTES
+    if too_many:
+        raise depending(
+            InvalidRequest(
+                Code.RANGE_TOO_LARGE,
+                f"the range holds more than {MAX_COMMIT_MUTATIONS} keys or {MAX_COMMIT_BYTES} bytes of them",
+                "delete it in parts, one smaller range after the other",
+            ),
+            assigned,
+        )
     return Evaluated(effects, assigned, deleted=len(effects))
 
 
-def _batch(request: Batch, state: State, assigned: int) -> Evaluated:
+def _keys_of_span(request: DeleteSpan, state: State, pin: Pin, stored: list[bytes]) -> Iterator[bytes]:
+    """Yield the keys of a span that memory or the tables know, in order, deleted ones included; each only as it is asked for."""
+    walks: list[Iterable[bytes]] = [stored]
+    for memtable in state.view.sources(pin.rows.generation):
+        memtable.catch_up(request.namespace, memtable.unordered(request.namespace))
+        walks.append(memtable.keys(request.namespace, request.span.start, request.span.end))
+    for key, _ in itertools.groupby(heapq.merge(*walks)):
+        yield key
+
+
+def _exists(namespace: int, key: bytes, state: State, pin: Pin, stored: set[bytes]) -> bool:
+    for memtable in state.view.sources(pin.rows.generation):
+        chain = memtable.newest(namespace, key)
+        if chain is not None:
+            return chain[1] is not None
+    return key in stored
+
+
+def _batch(request: Batch, state: State, assigned: int, pin: Pin) -> Evaluated:
     effects: list[Effect] = []
     seen: set[tuple[int, bytes]] = set()
     depends_on = put = 0
     for mutation in request.mutations:
         try:
-            part = _mutation(mutation, state, assigned)
+            part = _mutation(mutation, state, assigned, pin)
         except ConditionFailed as error:  # that this one is named says that the conditions before it held
             depending(error, assigned)
             raise
@@ -121,28 +171,14 @@ def _batch(request: Batch, state: State, assigned: int) -> Evaluated:
     return Evaluated(effects, depends_on, put, len(effects) - put)
 
 
-def _mutation(mutation: Mutation, state: State, assigned: int) -> Evaluated:
+def _mutation(mutation: Mutation, state: State, assigned: int, pin: Pin) -> Evaluated:
     match mutation:
         case Put():
-            return _put(mutation, state, assigned)
+            return _put(mutation, state, assigned, pin)
         case Delete():
-            return _delete(mutation, state)
+            return _delete(mutation, state, pin)
         case DeleteSpan():
-            return _delete_span(mutation, state, assigned)
-
-
-def read_run(request: ReadRun, state: State) -> Found:
-    """Return the newest versions of the keys, and the newest revision that they show."""
-    versions: list[Version | None] = []
-    depends_on = 0
-    for key in request.keys:
-        chain = state.memtable.newest(request.namespace, key)
-        if chain is None:
-            versions.append(None)
-            continue
-        depends_on = max(depends_on, chain[0])
-        versions.append(None if chain[1] is None else Version(key, chain[1], chain[2], chain[0], chain[3]))
-    return Found(versions, depends_on)
+            return _delete_span(mutation, state, assigned, pin)
 
 
 def _create_namespace(request: CreateNamespace, state: State) -> Evaluated:
@@ -152,18 +188,47 @@ def _create_namespace(request: CreateNamespace, state: State) -> Evaluated:
     return Evaluated(state.creation_effects(request.name), 0, put=1, namespace_id=state.next_namespace_id)
 
 
-def _exists(chain: Chain | None) -> bool:
-    return chain is not None and chain[1] is not None
+def _drop_namespace(request: DropNamespace, state: State, assigned: int) -> Evaluated:
+    entry = state.namespaces.get(request.name)
+    if entry is None:
+        raise depending(UnknownNamespace(request.name), assigned)
+    if entry.id == DEFAULT_NAMESPACE:
+        raise InvalidRequest(
+            Code.INVALID_NAMESPACE_NAME,
+            "the default namespace cannot be dropped",
+            "delete its keys with: kvctl delete --prefix ''",
+        )
+    return Evaluated(state.drop_effects(entry), 0, deleted=1, namespace_id=entry.id)
 
 
-def _require(namespace: int, key: bytes, wanted: int, state: State) -> Chain | None:
-    """Return the key's chain if its newest version is of the wanted revision (0: it does not exist). Raises ConditionFailed."""
-    chain = state.memtable.newest(namespace, key)
-    found = chain[0] if chain is not None and chain[1] is not None else 0
+def _compact_history(request: CompactHistory, state: State, assigned: int) -> Evaluated:
+    if request.revision > assigned:
+        raise depending(
+            RevisionError(
+                Code.FUTURE_REVISION,
+                f"revision {request.revision} does not exist yet; the newest is {assigned}",
+                "name an existing revision, or none for the newest one",
+            ),
+            assigned,
+        )
+    oldest = request.revision or assigned
+    commit, already = state.newest_compaction
+    if oldest <= already:
+        return Evaluated([], commit)
+    return Evaluated(state.compaction_effects(oldest), 0)
+
+
+def _require(namespace: int, key: bytes, wanted: int, state: State, pin: Pin) -> tuple[int, bool]:
+    """Return revision and existence of a key's newest version if that is of the wanted revision (0: it does not exist).
+
+    Raises ConditionFailed.
+    """
+    revision, exists = state.view.newest(namespace, key, pin)
+    found = revision if exists else 0
     if found != wanted:
         condition = f"if_revision={wanted}" if wanted else "if_absent"
-        raise ConditionFailed(key, found, condition, depends_on=chain[0] if chain is not None else 0)
-    return chain
+        raise ConditionFailed(key, found, condition, depends_on=revision)
+    return revision, exists
 
 
 def depending(error: KvError, revision: int) -> KvError:

@@ -2,23 +2,27 @@
 
     assigned >= applied >= visible        a revision is given, then in memory, then shown
     assigned >= durable >= visible        nothing is shown that is not on disk
+    visible >= flushed                    nothing is in tables that is not shown: tables take nothing back
 
-(Flushed, archived and replicated join them with tables, archive and followers.)
+(Archived and replicated join them with archive and followers.)
 """
 
 from __future__ import annotations
+
+from kvserver.base.types import CREATION_REVISION
 
 
 class Marks:
     """The marks of one node. The event loop alone moves them, and only upwards."""
 
-    __slots__ = ("applied", "assigned", "durable", "visible")
+    __slots__ = ("applied", "assigned", "durable", "flushed", "visible")
 
-    def __init__(self, revision: int) -> None:
+    def __init__(self, revision: int, flushed: int = CREATION_REVISION) -> None:
         self.assigned = revision
         self.applied = revision
         self.durable = revision
         self.visible = revision
+        self.flushed = flushed
 
     def move_durable(self, revision: int) -> None:
         """Note that everything up to the revision is on disk; what is visible follows."""
@@ -28,8 +32,8 @@ class Marks:
     def check(self) -> None:
         """Raise AssertionError where the order does not hold."""
         assert self.assigned >= self.applied >= self.visible, self
-        assert self.assigned >= self.durable >= self.visible, self
+        assert self.assigned >= self.durable >= self.visible >= self.flushed, self
 
     def __repr__(self) -> str:
         """Return all marks for an assertion's message."""
-        return f"Marks(assigned={self.assigned}, applied={self.applied}, durable={self.durable}, visible={self.visible})"
+        return f"Marks({', '.join(f'{name}={getattr(self, name)}' for name in self.__slots__)})"

@@ -25,9 +25,8 @@ Nobody may learn of them. These invariants keep it so:
 Evaluation sees the newest state, not the visible one: a condition on a key that the write before it changed must be judged
 by that change, although nobody has been told of it yet. I3 is what makes that safe.
 
-Tried and left: waiting some microseconds for every group to fill (it fills by itself, and a lone writer pays for nothing);
-one future a commit (one callback a group is what a hundred thousand commits a second can afford); handing a new group over
-only when the event loop hears of the last one's end (the log thread idles for as long as the loop is busy).
+Tried and left: waiting for every group to fill (it fills by itself); one future a commit (one callback a group is what a
+hundred thousand commits a second can afford); handing a group over only when the loop hears of the last one's end.
 
 The stages are pebble's (cockroachdb/pebble, ``commit.go``); holding every answer, negative ones too, until what it shows is
 durable is this project's.
@@ -35,50 +34,38 @@ durable is this project's.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from kvserver.base.errors import Code, KvError, NotServing, OutcomeUnknown, Refused, RevisionError
+from kvserver.base.errors import Code, KvError, OutcomeUnknown, RevisionError
 from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Position
-from kvserver.commit.evaluate import evaluate, read_run
+from kvserver.commit.evaluate import evaluate
+from kvserver.commit.log_port import CLAIM_OVERHEAD, Log
 from kvserver.commit.marks import Marks
-from kvserver.commit.requests import Committed, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
+from kvserver.commit.reading import Reader
+from kvserver.commit.refusals import log_failed, overloaded, space_refusal
+from kvserver.commit.requests import Committed, Found, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
 from kvserver.commit.state import State
-from kvserver.commit.ticket import Ticket, answered
-from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES
+from kvserver.commit.ticket import Ticket, answered, complete_all
+from kvserver.storage.view import Pin
 from kvserver.wal.commit_record import encode_commit, encode_put_run
-from kvserver.wal.format import FRAME_OVERHEAD
-from kvserver.wal.group_commit import SEAL, Control, GroupDone, Submission
+from kvserver.wal.group_commit import CUT, SEAL, GroupDone, Submission
 
 Answer = TypeVar("Answer")
 AnyTicket = Ticket[Any]
-
-CLAIM_OVERHEAD = 2 * FRAME_OVERHEAD
-"""What a submission may cost beside its bytes: a frame of its own and a mark behind it."""
-
-
-class Log(Protocol):
-    """What the pipeline needs of the log: a queue into it, and how much room it has."""
-
-    def submit_to_log(self, item: Submission[AnyTicket] | Control) -> None:
-        """Hand over a submission; the group it went into comes back through ``on_group_done``."""
-
-    def room(self) -> int:
-        """Return how many bytes of frames fit into the room that is ready."""
-
-    def space_error(self) -> OSError | None:
-        """Return why more room cannot be had, None while it can."""
 
 
 class CommitPipeline:
     """Takes requests, gives tickets. All methods belong to the event loop."""
 
-    def __init__(self, state: State, marks: Marks, log: Log, options: PipelineOptions) -> None:
+    def __init__(self, state: State, marks: Marks, log: Log, options: PipelineOptions, reader: Reader) -> None:
         self.state = state
         self.marks = marks
+        self.on_cut: Callable[[Position], None] = lambda position: None
+        """Called with the position at which the log was cut, once for each ``request_cut``, in order."""
+        self._reader = reader
         self.position: Position | None = None
         """Where the log durably ends, as far as the event loop has heard; None before the first group."""
         self.failure: BaseException | None = None
@@ -99,16 +86,33 @@ class CommitPipeline:
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, convert: Callable[[Any], Answer], memory: bool = False) -> Ticket[Answer]:
+    def submit(
+        self, request: Request, convert: Callable[[Any], Answer], memory: bool = False, pin: Pin | None = None
+    ) -> Ticket[Answer]:
         """Carry a request out, or put it in line; return the ticket of its answer, made from the result by ``convert``.
 
-        Never raises: refusals and failed conditions are answers too. ``memory``: answer before it is durable.
+        Never raises: refusals and failed conditions are answers too. ``memory``: answer before it is durable. ``pin``: what
+        judging it needs from the tables (``Reader.prepare``); without it, memory must know.
         """
         ticket = Ticket(request, convert, memory)
+        is_blind = isinstance(request, PutRun | ReadRun) or (isinstance(request, Put) and request.if_revision is None)
+        ticket.pin = pin or (None if is_blind else self.state.view.pin())
+        return self.submit_ticket(ticket)
+
+    def read_now(self, request: ReadRun, convert: Callable[[Any], Answer]) -> Ticket[Answer]:
+        """Read the newest state past those who stand in line: for whoever has no write of its own among them."""
+        ticket = Ticket(request, convert)
+        if self.failure is not None or self._blocked(in_batch=False):
+            return self.submit_ticket(ticket)
+        self._carry_out(ticket, 0)
+        return ticket
+
+    def submit_ticket(self, ticket: Ticket[Answer]) -> Ticket[Answer]:
+        """Do what ``submit`` does for a ticket that was made before."""
         if self.failure is not None:
             ticket.fail(log_failed())
             return ticket
-        size = size_bytes(request)
+        size = size_bytes(ticket.request)
         if self._waiting or not self._admits(size):
             self._stand_in_line(ticket, size)
         else:
@@ -142,6 +146,11 @@ class CommitPipeline:
             self._sealing = True
             self._log.submit_to_log(SEAL)
 
+    def request_cut(self) -> None:
+        """Have a frame of the log end with what was submitted so far; ``on_cut`` tells where that is."""
+        if self.failure is None:
+            self._log.submit_to_log(CUT)
+
     @property
     def unwritten(self) -> int:
         """Return how many submissions the log has not brought back yet."""
@@ -158,6 +167,8 @@ class CommitPipeline:
         """Say whether a request of this size may be carried out now; ``in_batch``: together with others that waited."""
         if not size:
             return not self._blocked(in_batch)
+        if self._memory_is_full():
+            return False
         if self._blocked(in_batch) or (
             self._unwritten_bytes and self._unwritten_bytes + size > self._options.max_unwritten_bytes
         ):
@@ -174,11 +185,7 @@ class CommitPipeline:
         if self._line_is_full(size):
             self._drop_those_who_gave_up()
         if error is None and self._line_is_full(size):
-            error = Refused(
-                Code.OVERLOADED,
-                f"{len(self._waiting)} requests wait for the log already",
-                "try again after a pause; see the rate with: kvctl status",
-            )
+            error = overloaded(len(self._waiting))
         if error is not None:
             self.refused += 1
             ticket.fail(error)
@@ -199,8 +206,14 @@ class CommitPipeline:
 
     def _space_refusal(self, size: int) -> KvError | None:
         """Return the refusal of a write for which there is no room on disk and none can be had; None where it may wait."""
+        if not size:
+            return None
+        if self._memory_is_full():
+            refusal = self._log.memory_refusal()
+            if refusal is not None:
+                return refusal
         reason = self._log.space_error()
-        if reason is None or not size:
+        if reason is None:
             return None
         if self._log.room() - self._unwritten_bytes >= size + CLAIM_OVERHEAD:
             return None
@@ -237,10 +250,8 @@ class CommitPipeline:
         request = ticket.request
         try:
             if isinstance(request, ReadRun):
-                found = read_run(request, self.state)
-                self._decide(ticket, found, found.depends_on)
+                self._carry_out_reads(ticket, request)
                 return
-            self._check_memory(size)
             if isinstance(request, PutRun):
                 self._carry_out_run(ticket, request)
             elif isinstance(request, Put) and request.if_revision is None:
@@ -254,6 +265,8 @@ class CommitPipeline:
             self._fail(error, [])
 
     def _carry_out_run(self, ticket: AnyTicket, request: PutRun) -> None:
+        if self.state.dropped:
+            self.state.require_live(request.namespace)
         commits = len(request.keys)
         data = encode_put_run(request.namespace, request.keys, request.values)
         first = self.marks.assigned + 1
@@ -264,6 +277,8 @@ class CommitPipeline:
 
     def _carry_out_put(self, ticket: AnyTicket, request: Put) -> None:
         """Carry out what most requests are: nothing has to be evaluated, so it is a run of one."""
+        if self.state.dropped:
+            self.state.require_live(request.namespace)
         namespace, keys, values = request.namespace, [request.key], [request.value]
         revision = self.marks.assigned + 1
         self._assign(ticket, Committed(revision, revision, 1, 0), encode_put_run(namespace, keys, values), 1)
@@ -272,7 +287,7 @@ class CommitPipeline:
         self._answer_memory(ticket)
 
     def _carry_out_single(self, ticket: AnyTicket, request: Single) -> None:
-        done = evaluate(request, self.state, self.marks.assigned)
+        done = evaluate(request, self.state, self.marks.assigned, ticket.pin)
         if not done.effects:
             self._decide(ticket, Committed(0, done.depends_on, 0, 0), done.depends_on)
             return
@@ -310,15 +325,32 @@ class CommitPipeline:
         self._room -= claimed
         self._log.submit_to_log(Submission(data, commits, ticket, claimed))
 
-    def _check_memory(self, size: int) -> None:
+    def _carry_out_reads(self, ticket: AnyTicket, request: ReadRun) -> None:
+        """Read the newest state as it is now. What lies in tables comes later: the answer waits for it, the stream does not."""
+        namespace, keys = request.namespace, request.keys
+        self.state.require_live(namespace)
+        depends_on = self.state.view.depends_on(namespace, keys)
+        found = self._reader.read(namespace, keys, self.marks.assigned)
+        if found.done:
+            self._decide(ticket, Found(found.answer(), depends_on), depends_on)
+            return
+        ticket.hold()
+
+        def on_found() -> None:
+            if ticket.done:  # the log failed meanwhile, and that was told
+                return
+            try:
+                ticket.decide(Found(found.answer(), depends_on))
+            except KvError as error:
+                ticket.decide(error)
+            ticket.let_go()
+
+        found.on_done(on_found)
+        self._decide(ticket, None, depends_on)
+
+    def _memory_is_full(self) -> bool:
         limit = self._options.memory_limit_bytes
-        held = self.state.memtable.size_bytes
-        if limit and held + size + VERSION_OVERHEAD_BYTES > limit:
-            raise Refused(
-                Code.MEMORY_FULL,
-                f"the store holds {held} bytes in memory and was told to hold at most {limit}",
-                "start the server with a higher --memory-limit-mb",
-            )
+        return bool(limit) and self.state.view.unflushed_bytes >= limit
 
     # -- coming back ----------------------------------------------------------------------------------------------
 
@@ -331,10 +363,12 @@ class CommitPipeline:
         if failure is not None:
             self._fail(failure, done.submissions)
             return
-        if done.control is SEAL:
-            self._sealing = False
         self.position = done.position
         self.marks.move_durable(done.position.revision)
+        if done.control is SEAL:
+            self._sealing = False
+        elif done.control is CUT:
+            self.on_cut(done.position)
         self._room = self._log.room() - self._unwritten_bytes
         try:
             complete_all(submission.waiter for submission in done.submissions if submission.waiter is not None)
@@ -348,7 +382,7 @@ class CommitPipeline:
         told = [submission.waiter for submission in submissions if submission.waiter is not None]
         for submission in submissions:
             if submission.waiter is not None and not submission.waiter.done:
-                submission.waiter.decide(OutcomeUnknown() if submission.commits else log_failed())
+                submission.waiter.fail_with(OutcomeUnknown() if submission.commits else log_failed())
         while self._waiting:
             ticket = self._waiting[0]
             self._leave_line()
@@ -361,35 +395,3 @@ class CommitPipeline:
         if self.failure is None:
             self.failure = error
             self.on_failure(error)
-
-
-def complete_all(tickets: Iterable[AnyTicket]) -> None:
-    """Tell all answers; a callback that raises keeps nobody else's from being told. Raises the first such error, at the end."""
-    first: Exception | None = None
-    for ticket in tickets:
-        try:
-            ticket.complete()
-        except Exception as error:
-            first = first or error
-    if first is not None:
-        raise first
-
-
-def log_failed() -> NotServing:
-    """Return the answer to everything after the log failed; what it answers was not written."""
-    return NotServing("the log failed, the node is ending; nothing of this request was written", Code.LOG_FAILED)
-
-
-def space_refusal(reason: OSError) -> Refused:
-    """Return the refusal of a write for which the log gets no room."""
-    if reason.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refused(
-            Code.DISK_FULL,
-            "the disk of the data folder is full; nothing was written",
-            "free space there; the node goes on by itself within a second or two",
-        )
-    return Refused(
-        Code.DISK_UNAVAILABLE,
-        f"the log gets no room on disk ({reason.strerror or reason}); nothing was written",
-        "see the server's log; the node goes on by itself once the disk can be written",
-    )

@@ -55,6 +55,20 @@ class CreateNamespace:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DropNamespace:
+    """Take a namespace out of the catalogue, and all its keys with it."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CompactHistory:
+    """Let revisions below this one be read no more; 0: below the newest one."""
+
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PutRun:
     """Many commits of one unconditional put each; the columns have equal length."""
 
@@ -71,7 +85,7 @@ class ReadRun:
     keys: list[bytes]
 
 
-Single: TypeAlias = Put | Delete | DeleteSpan | Batch | CreateNamespace
+Single: TypeAlias = Put | Delete | DeleteSpan | Batch | CreateNamespace | DropNamespace | CompactHistory
 Request: TypeAlias = Single | PutRun | ReadRun
 
 
@@ -113,7 +127,31 @@ def size_bytes(request: Request) -> int:
             return MAX_COMMIT_BYTES + 64
         case Batch():
             return min(sum(map(size_bytes, request.mutations)), MAX_COMMIT_BYTES) + 64
-        case CreateNamespace():
+        case CreateNamespace() | DropNamespace() | CompactHistory():
             return 1024
         case ReadRun():
             return 0
+
+
+def spans_of(request: Request) -> list[DeleteSpan]:
+    """Return the deletions of spans within a request."""
+    match request:
+        case DeleteSpan():
+            return [request]
+        case Batch():
+            return [mutation for mutation in request.mutations if isinstance(mutation, DeleteSpan)]
+        case _:
+            return []
+
+
+def judged_keys(request: Request) -> list[tuple[int, bytes]]:
+    """Return the keys whose existence or newest revision decides what a request comes to, as (namespace, key)."""
+    match request:
+        case Delete():
+            return [(request.namespace, request.key)]
+        case Put():
+            return [] if request.if_revision is None else [(request.namespace, request.key)]
+        case Batch():
+            return [pair for mutation in request.mutations for pair in judged_keys(mutation)]
+        case _:
+            return []

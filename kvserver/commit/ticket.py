@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
 
 from kvserver.base.errors import Code, KvError, Refused
@@ -18,7 +18,7 @@ class Ticket(Generic[Answer]):
     need the answer either register one callback or await the ticket. Belongs to the event loop.
     """
 
-    __slots__ = ("_callback", "_convert", "_outcome", "done", "memory", "request", "waiting_bytes")
+    __slots__ = ("_callback", "_convert", "_holds", "_outcome", "_reached", "done", "memory", "pin", "request", "waiting_bytes")
 
     def __init__(self, request: Any, convert: Callable[[Any], Answer], memory: bool = False) -> None:
         self.request = request
@@ -27,7 +27,11 @@ class Ticket(Generic[Answer]):
         self.done = False
         self.waiting_bytes = -1
         """Bytes for which it stands in line for admission; below 0: it does not stand in line."""
+        self.pin: Any = None
+        """What was read from the tables to judge the request by."""
         self._convert = convert
+        self._holds = 0
+        self._reached = False
         self._outcome: Any = None
         self._callback: Callable[[], None] | None = None
 
@@ -45,17 +49,35 @@ class Ticket(Generic[Answer]):
         self._convert = convert
 
     def complete(self) -> None:
-        """Let the answer be told."""
-        if not self.done:
+        """Let the answer be told, as soon as nothing holds it back."""
+        if self._holds:
+            self._reached = True
+        elif not self.done:
             self.done = True
-            if self._callback is not None:
-                self._callback()
+            callback, self._callback = self._callback, None  # or the two would keep each other alive
+            if callback is not None:
+                callback()
+
+    def hold(self) -> None:
+        """Hold the answer back, whoever completes it, until ``let_go``: something that it needs is not there yet."""
+        self._holds += 1
+
+    def let_go(self) -> None:
+        """End a hold; the answer is told if it was completed meanwhile."""
+        self._holds = max(0, self._holds - 1)
+        if self._reached and not self._holds:
+            self.complete()
 
     def fail(self, error: KvError) -> None:
         """Answer with an error, at once, unless the answer was told already."""
         if not self.done:
-            self.decide(error)
+            self.fail_with(error)
             self.complete()
+
+    def fail_with(self, error: KvError) -> None:
+        """Set an error as the answer, which nothing holds back any more; ``complete`` tells it."""
+        self._holds = 0
+        self.decide(error)
 
     def give_up(self) -> bool:
         """Answer NOT_WRITTEN if the request still stands in line; say whether it did."""
@@ -93,3 +115,15 @@ def answered(answer: Answer) -> Ticket[Answer]:
     ticket.decide(answer)
     ticket.complete()
     return ticket
+
+
+def complete_all(tickets: Iterable[Ticket[Any]]) -> None:
+    """Tell all answers; a callback that raises keeps nobody else's from being told. Raises the first such error, at the end."""
+    first: Exception | None = None
+    for ticket in tickets:
+        try:
+            ticket.complete()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise first

@@ -1,69 +1,103 @@
 """The database of one node: open, write, read, close. The class to read first.
 
-Everything but ``open`` and ``close`` belongs to one event loop and does not block it; disk is touched by the log's threads.
+Everything but ``open`` and ``close`` belongs to one event loop and does not block it. What blocks is done by threads that each
+do one thing after the other: ``log-writer`` and ``log-space`` (the log), ``tables`` (reads and ingests), ``flush`` (waits for
+the helper that builds tables, removes segments), ``upkeep`` (gives space back).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
 from kvserver.base.errors import KvError
-from kvserver.base.events import Listener, LogPoisoned, ignore
+from kvserver.base.events import CheckpointMade, Listener, LogPoisoned, ignore
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
 from kvserver.base.types import Identity, Version
 from kvserver.commit.marks import Marks
 from kvserver.commit.pipeline import AnyTicket, CommitPipeline
-from kvserver.commit.requests import Request
+from kvserver.commit.reading import Reader, compacted
+from kvserver.commit.refusals import flush_refusal, tables_failed
+from kvserver.commit.requests import Request, spans_of
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket
-from kvserver.engine.opening import Opened, open_folder
-from kvserver.engine.scan import ScanChunk, ScanOptions, order_keys, scan
+from kvserver.engine.checkpoint import CheckpointDone, check_target, make_checkpoint, origin_of
+from kvserver.engine.figures import LogFigures, TableReads
+from kvserver.engine.flushing import Flusher, FlushFloor
+from kvserver.engine.history import HistoryBounds, HistoryFound, read_history
+from kvserver.engine.obsolete_files import Holds, SegmentDeleter
+from kvserver.engine.opening import Opened, OpenRequest, open_folder
+from kvserver.engine.opening_tables import flushed_position
+from kvserver.engine.scan import Scan, ScanChunk, ScanOptions, order_keys
+from kvserver.engine.table_access import TablesBeside
+from kvserver.engine.table_kit import TableKit
+from kvserver.engine.upkeep import Upkeep
+from kvserver.engine.worker import Post, Worker
+from kvserver.storage.past import TableState
 from kvserver.storage.ranges import KeySpan
+from kvserver.storage.rows import Statistics
+from kvserver.storage.tables import TableFigures
+from kvserver.storage.view import Pin
 from kvserver.wal.group_commit import Control, GroupCommitter, GroupDone, Submission
 
 Answer = TypeVar("Answer")
-Post = Callable[[Callable[[], None]], None]
-"""``post(callback)``: have the callback called on the event loop, from any thread."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LogFigures:
-    """What the log looks like at the moment."""
-
-    segments: int
-    total_bytes: int
-    groups: int
-    syncs: int
-    bytes_written: int
-    chain: bytes
-    space_error: str
+ANY_REVISION = 1 << 62
 
 
 class Database:
     """One store. Make it with ``open``."""
 
-    def __init__(self, env: Environment, options: EngineOptions, opened: Opened, post: Post, listener: Listener) -> None:
+    def __init__(self, asked: OpenRequest, opened: Opened, post: Post) -> None:
+        env, options, listener = asked.env, asked.options, asked.listener
         self.identity: Identity = opened.identity
         self.history = opened.history
-        self.marks = Marks(opened.position.revision)
+        flushed = flushed_position(opened.tables, self.identity.cluster_id)
+        self.marks = Marks(opened.position.revision, flushed.revision)
         self._env = env
-        self._options = options
+        self._paths = asked.paths
         self._lock = opened.lock
         self._log = opened.log
         self._space = opened.space
+        self._tables = opened.tables.tables
         self._post = post
         self._opened_at = opened.position
         self._listener = listener
         self._committer: GroupCommitter[AnyTicket] = GroupCommitter(opened.log, options.wal, self._deliver, listener, env.clock)
         self.state = opened.state
-        self.pipeline = CommitPipeline(self.state, self.marks, self, options.pipeline)
+        buckets = opened.tables.bucket_revisions
+        self._beside = TablesBeside(self._tables, TableState(self.marks.flushed, buckets), post)
+        self.reader = Reader(self.state, self.marks, self._beside)
+        self.pipeline = CommitPipeline(self.state, self.marks, self, options.pipeline, self.reader)
+        self._flush_worker = Worker("flush", post)
+        self._upkeep_worker = Worker("upkeep", post)
+        self._builder = asked.kit.make_builder(env, asked.paths, options.tables, self._tables, listener)
+        self._holds = Holds(self.marks.flushed + 1, opened.log.first_revision())
+        deleter = SegmentDeleter(env.fs, asked.paths, opened.log, self._holds, listener)
+        floor = FlushFloor(
+            env,
+            asked.paths,
+            options.tables,
+            self._tables,
+            self._beside,
+            self._builder,
+            self._flush_worker,
+            self._holds,
+            deleter,
+            post,
+            listener,
+        )
+        self.flusher = Flusher(floor, self.pipeline, self.identity.cluster_id, flushed, buckets)
+        self.flusher.statistics.update(opened.tables.statistics)
+        self._upkeep = Upkeep(
+            self.pipeline, self.flusher, self._tables, self._upkeep_worker, env.clock, options.tables, buckets, listener
+        )
+        self._upkeep.remember(opened.tables.times)
+        self.flusher.after_flush = self._upkeep.return_space
         self._space.on_change = self._space_changed
 
     @classmethod
@@ -73,6 +107,7 @@ class Database:
         register: Callable[[Environment, DataPaths], Register],
         register_kind: str,
         post: Post,
+        kit: TableKit,
         options: EngineOptions | None = None,
         env: Environment | None = None,
         listener: Listener = ignore,
@@ -80,27 +115,66 @@ class Database:
     ) -> Database:
         """Open a data folder, creating it if there is none. Raises OpenRefused, Corruption, OSError.
 
-        Without ``threads`` nothing moves by itself: ``run_log_once`` does a turn of the log on the caller's thread.
+        Without ``threads`` nothing moves by itself: ``run_log_once`` and ``run_tables_once`` do a turn on the caller's thread.
         """
-        options = options or EngineOptions()
         env = env or Environment()
-        paths = DataPaths(data_dir)
-        opened = open_folder(env, paths, options, lambda at: register(env, at), register_kind, listener)
-        database = cls(env, options, opened, post, listener)
+        asked = OpenRequest(
+            env=env,
+            paths=DataPaths(data_dir),
+            options=options or EngineOptions(),
+            register=lambda at: register(env, at),
+            register_kind=register_kind,
+            kit=kit,
+            listener=listener,
+        )
+        opened = open_folder(asked)
+        database = cls(asked, opened, post)
         if threads:
             opened.space.start()
             database._committer.start()
+            for worker in database._workers():
+                worker.start()
         return database
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request, convert: Callable[[Any], Answer], memory: bool = False) -> Ticket[Answer]:
-        """Carry out a write or a run of reads in order; see ``CommitPipeline.submit``."""
-        return self.pipeline.submit(request, convert, memory)
+    def submit(
+        self, request: Request, convert: Callable[[Any], Answer], memory: bool = False, pin: Pin | None = None
+    ) -> Ticket[Answer]:
+        """Carry out a write or a run of reads in order; see ``CommitPipeline.submit``.
 
-    async def prepare_span(self, namespace: int) -> None:
-        """Order the namespace's keys before a deletion of a span, so that ``submit`` does not hold the loop with it."""
-        await order_keys(self.state.memtable, namespace)
+        A write that must be judged by what lies in tables, and comes without what ``prepare`` read, is submitted when that was
+        read: later than others that were given here after it. Who needs their order prepares first.
+        """
+        if pin is not None or not self.reader.needs_tables(request):
+            return self.pipeline.submit(request, convert, memory, pin)
+        ticket = Ticket(request, convert, memory)
+        ticket.waiting_bytes = 0  # nothing of it was carried out yet
+        prepared = self.reader.prepare([request])
+
+        def on_prepared() -> None:
+            ticket.waiting_bytes = -1
+            if ticket.done:  # gave up
+                return
+            try:
+                ticket.pin = prepared.answer()
+            except KvError as error:
+                ticket.fail(error)
+                return
+            self.pipeline.submit_ticket(ticket)
+
+        prepared.on_done(on_prepared)
+        return ticket
+
+    async def prepare(self, requests: Sequence[Request]) -> Pin:
+        """Read what judging the requests needs from the tables, and order the keys that deletions of spans walk.
+
+        To be handed to ``submit`` with each of them. Raises KvError where the tables fail.
+        """
+        for request in requests:
+            for span in spans_of(request):
+                await order_keys(self.state.view.memtables(), span.namespace)
+        return await self.reader.prepare(requests)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -110,29 +184,44 @@ class Database:
 
     def namespaces(self) -> list[NamespaceEntry]:
         """Return the namespaces that readers may know of, by name."""
-        visible = self.marks.visible
-        entries = (entry for entry in self.state.namespaces.values() if entry.create_revision <= visible)
-        return sorted(entries, key=lambda entry: entry.name)
+        return self.state.namespaces_at(self.marks.visible)
 
-    def get(self, namespace: int, key: bytes, revision: int) -> Version | None:
-        """Return the version of a key at a visible revision."""
-        return self.state.memtable.get(namespace, key, revision)
+    def read(self, namespace: int, keys: Sequence[bytes], revision: int) -> Ticket[list[Version | None]]:
+        """Return a ticket of the versions of keys at a visible revision."""
+        return self.reader.read(namespace, keys, revision)
 
     def scan(self, namespace: int, span: KeySpan, revision: int, options: ScanOptions) -> AsyncIterator[ScanChunk]:
-        """Yield the chunks of a scan at a visible revision."""
-        return scan(self.state.memtable, namespace, span, revision, options)
+        """Yield the chunks of a scan at a visible revision. Raises KvError, also half-way, where that is given up."""
+        pin = self._upkeep.pin_scan(revision)
+
+        def still_readable() -> None:
+            self.reader.require_readable(namespace, pin.revision)
+
+        return Scan(self.state, self._beside, (namespace, span), revision, options, still_readable).chunks()
+
+    def key_history(self, namespace: int, key: bytes, below: int, limit: int, max_bytes: int) -> Ticket[HistoryFound]:
+        """Return a ticket of what visible commits below a revision (0: all) did to a key, newest first."""
+        bounds = HistoryBounds(min(below or ANY_REVISION, self.marks.visible + 1), limit, max_bytes)
+        return read_history(self.state, self._beside, namespace, key, lambda: self.oldest_readable, bounds)
+
+    @property
+    def oldest_readable(self) -> int:
+        """Return the oldest revision that can be read at."""
+        return self.state.oldest_readable(self.marks.visible)
 
     def reading_at(self, revision: int, session: tuple[int, int] | None) -> Ticket[int]:
         """Return a ticket of the revision to read at: the one asked for (0: the newest visible), not before the session's.
 
-        The answer raises RevisionError for a revision that does not exist yet, and for a session that is not part of
-        this node's history.
+        The answer raises RevisionError for a revision that does not exist yet or was given up, and for a session that is not
+        part of this node's history.
         """
         wanted = revision
         try:
             if session is not None and session[1]:
                 self.history.require(*session)
                 wanted = max(wanted, session[1])
+            if revision and revision < self.oldest_readable:
+                raise compacted(revision, self.oldest_readable)
         except KvError as error:
             ticket: Ticket[int] = Ticket(None, int)
             ticket.fail(error)
@@ -143,10 +232,79 @@ class Database:
 
     # -- looking after it -----------------------------------------------------------------------------------------
 
-    def seal_by_age(self) -> None:
-        """Seal the open segment if its time has come; to be called every second or so."""
+    def tick(self) -> None:
+        """Do what time makes due: seal by age, flush, give up history and space; to be called every second or so."""
         if self._log.may_seal():
             self.pipeline.request_seal()
+        self.flusher.tick()
+        self._upkeep.tick()
+
+    def flush(self) -> Ticket[int]:
+        """Write what memory holds into a table; return a ticket of the flushed revision."""
+        return self.flusher.flush()
+
+    async def checkpoint(self, target: Path) -> CheckpointDone:
+        """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError."""
+        check_target(self._env, self._paths.root, target)
+        await self.flush()
+        ticket: Ticket[CheckpointDone] = Ticket(None, lambda outcome: outcome)
+
+        def work() -> CheckpointDone:
+            # On the thread that ingests, so that the tables stand still at the position that they name.
+            origin = origin_of(self._tables, self.identity, self.history, self.flusher.position, self._env.clock.now_ms())
+            return make_checkpoint(self._env, self._tables, target, origin)
+
+        def done(result: CheckpointDone | Exception) -> None:
+            if isinstance(result, Exception):
+                ticket.fail(tables_failed(result))
+                return
+            self._listener(CheckpointMade(str(target), result.position.revision, result.table_files, result.table_bytes))
+            ticket.decide(result)
+            ticket.complete()
+
+        self._beside.run(work, done)
+        return await ticket
+
+    def statistics(self, namespace: int) -> Statistics:
+        """Return what a namespace holds: exact as of the flushed revision; what was put since counts as new."""
+        keys, key_bytes, value_bytes = self.flusher.statistics.get(namespace, Statistics(0, 0, 0))
+        for memtable in self.state.view.memtables():
+            table = memtable.find(namespace)
+            if table is not None:
+                keys += table.live_keys
+                value_bytes += table.put_bytes
+        return Statistics(max(0, keys), key_bytes, value_bytes)
+
+    def live_keys(self) -> int:
+        """Return how many keys exist in all namespaces, counted like ``statistics``."""
+        flushed = sum(one.keys for namespace, one in list(self.flusher.statistics.items()) if namespace)
+        return max(0, flushed + self.state.view.live_keys())
+
+    def memory_bytes(self) -> int:
+        """Return what is held in memory because it is in no table yet."""
+        return self.state.view.unflushed_bytes
+
+    def table_figures(self) -> TableFigures:
+        """Return what the tables looked like a second ago, or behind the last flush."""
+        return self.flusher.figures
+
+    def table_reads(self) -> TableReads:
+        """Return how much was read from the tables since the start."""
+        return TableReads(self._beside.reads, self._beside.batches)
+
+    def holds(self) -> list[tuple[str, int]]:
+        """Return who keeps segments of the log, and from which revision on."""
+        return sorted(self._holds.list().items())
+
+    @property
+    def flushes(self) -> int:
+        """Return how often memory was flushed since the start."""
+        return self.flusher.flushes
+
+    @property
+    def flush_error(self) -> str:
+        """Return why the last flush failed; empty once one did not."""
+        return str(self.flusher.error) if self.flusher.error is not None else ""
 
     def log_figures(self) -> LogFigures:
         """Return what the log looks like. Read beside the log thread: each figure is true of some moment just past."""
@@ -171,9 +329,20 @@ class Database:
         self._space.step()
         return self._committer.run_once()
 
+    def run_tables_once(self) -> bool:
+        """Do one job of each of the other threads on this one; say whether there was any. Only where opened without threads."""
+        ran = [worker.run_once() for worker in self._workers()]
+        return any(ran)
+
     def close(self) -> None:
-        """End cleanly: write what was handed over, a last mark, the seal. After a failure of the log: just let go."""
+        """End cleanly: write what was handed over, a last mark, the seal. After a failure of the log: just let go.
+
+        What memory holds is not flushed: the next start reads it back from the log.
+        """
         failpoints.hit("engine.close.before_final_sync")
+        self.flusher.close()
+        self._post(self.flusher.give_up)
+        self._builder.close()
         try:
             self._committer.stop()
             while self._committer.run_once():  # without threads, what was handed over is still in the queue
@@ -184,7 +353,13 @@ class Database:
                 failpoints.hit("engine.close.after_final_sync")
         finally:
             self._log.abandon()
+            self._tables.close()  # before the threads are waited for: it ends a compaction, which can take minutes
+            for worker in self._workers():
+                worker.stop()
             self._lock.release()
+
+    def _workers(self) -> tuple[Worker, ...]:
+        return self._beside, self._flush_worker, self._upkeep_worker
 
     # -- the pipeline's view of the log ---------------------------------------------------------------------------
 
@@ -200,9 +375,18 @@ class Database:
         """Return why more room cannot be had."""
         return self._space.error
 
+    def memory_refusal(self) -> KvError | None:
+        """Return why full memory cannot be written into tables."""
+        return flush_refusal(self.flusher.error) if self.flusher.error is not None else None
+
     def _deliver(self, done: GroupDone[AnyTicket]) -> None:
         """Pass a group to the event loop; called on the log thread."""
-        self._post(lambda: self.pipeline.on_group_done(done))
+
+        def on_loop() -> None:
+            self.pipeline.on_group_done(done)
+            self.flusher.consider()
+
+        self._post(on_loop)
 
     def _space_changed(self) -> None:
         """Have what waits for room looked at again; called on the space thread."""

@@ -17,6 +17,10 @@ class EpochHistory:
         """Return the newest epoch."""
         return self._epochs[-1][0]
 
+    def until(self, position: Position) -> list[tuple[Epoch, Position]]:
+        """Return the epochs that lead to a position of this history, each with the position at which it began."""
+        return [(epoch, began) for epoch, began in self._epochs if epoch.number <= position.epoch.number]
+
     def require(self, epoch_number: int, revision: int) -> None:
         """Raise RevisionError (HISTORY_LOST) unless (epoch, revision) is part of this history."""
         end: tuple[Epoch, Position] | None = None  # where the epoch looked at was followed by another

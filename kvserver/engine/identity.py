@@ -9,8 +9,10 @@ from kvserver.base.paths import TOP_LEVEL_NAMES, DataPaths, parse_segment
 from kvserver.base.record_file import decode_record, encode_record
 from kvserver.base.types import Identity
 
-FORMAT_VERSION = 1
-"""Version of the data folder's layout; raised when an older software could misread it."""
+FORMAT_VERSION = 2
+"""Version of the data folder's layout; raised when an older software could misread it. 1: a log without tables."""
+
+READABLE_VERSIONS = (1, 2)
 
 _STORE = "kvserver"
 
@@ -30,6 +32,12 @@ def read_identity(env: Environment, paths: DataPaths) -> Identity | None:
         raise OpenRefused(
             f"{paths.root} holds a log but no {paths.identity.name}: the file was lost",
             "put the IDENTITY file back from a copy of the folder; it is never made anew beside a log",
+        )
+    if "tables" in names and paths.origin.name not in names and env.fs.list_dir(paths.tables):
+        raise OpenRefused(
+            f"{paths.root} holds tables but neither {paths.identity.name} nor {paths.origin.name}: it is a checkpoint that was "
+            "not finished, or a file was lost",
+            "make the checkpoint again, or put the file back from a copy of the folder",
         )
     return None
 
@@ -62,9 +70,9 @@ def _parse(paths: DataPaths, data: bytes) -> Identity:
     if fields.get("store") != _STORE:
         raise OpenRefused(f"{paths.root} belongs to another software", "name another folder with --data-dir")
     version = fields.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise OpenRefused(
-            f"{paths.root} is of format version {version}; this software reads version {FORMAT_VERSION}",
+            f"{paths.root} is of format version {version}; this software reads versions up to {FORMAT_VERSION}",
             "open it with the software that wrote it, or a newer one",
         )
     return Identity(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from kvserver.base.environment import Environment
 from kvserver.base.events import Event
 from kvserver.engine.database import Database
+from kvserver.engine.table_kit import rocks
 from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.server import logs
 from kvserver.server.collector import Figures
@@ -44,7 +45,12 @@ FAILURE_GRACE_S = 0.4
 CLOSE_AFTER_FAILURE_S = 0.3
 
 HEARTBEAT_S = 1.0
+
+LAG_TIMER_S = 0.01
+"""How often the loop is asked whether it is late."""
+
 LAG_SAMPLES = 15
+"""The longest delays of so many heartbeats are kept."""
 
 
 class Part(NamedTuple):
@@ -158,10 +164,16 @@ class App:
         while True:
             self.probes.beat()
             if self.probes.phase is Phase.SERVING and self._database is not None:
-                self._database.seal_by_age()
-            due = self._loop.time() + HEARTBEAT_S
-            await asyncio.sleep(HEARTBEAT_S)
-            self._lags_s.append(max(0.0, self._loop.time() - due))
+                self._database.tick()
+            self._lags_s.append(await self._longest_lag(self._loop.time() + HEARTBEAT_S))
+
+    async def _longest_lag(self, until_s: float) -> float:
+        """Wait until a time, and return how late the latest of the timers fired that were set meanwhile."""
+        longest = 0.0
+        while (now := self._loop.time()) < until_s:
+            await asyncio.sleep(LAG_TIMER_S)
+            longest = max(longest, self._loop.time() - now - LAG_TIMER_S)
+        return longest
 
     # -- HTTP -----------------------------------------------------------------------------------------------------
 
@@ -204,6 +216,7 @@ class App:
             lambda env, paths: LocalRegister(env.fs, paths),
             KIND,
             self._post,
+            rocks(self._config.failpoints),
             self._config.engine,
             self._env,
             self._on_event,
@@ -246,7 +259,9 @@ class App:
         database = self._database
         services = (
             kv.KvService(database),
-            admin.AdminService(database, self._env.clock, self._config.engine.pipeline.memory_limit_bytes),
+            admin.AdminService(
+                database, self._env.clock, self._config.engine.pipeline.memory_limit_bytes, tables=self._config.engine.tables
+            ),
         )
         methods = [method for service in services for method in service.methods()]
         self._grpc = GrpcServer(methods, health_names=("", kv.NAME, admin.NAME, admin.ROLE))

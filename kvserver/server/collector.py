@@ -63,6 +63,8 @@ class Figures(Collector):
         samples: dict[str, list[Sample]] = {name: [((), value)] for name, value in values.items()}
         samples["kv_build_info"] = [((kvserver.__version__, platform.python_version()), 1.0)]
         samples |= self._rpc_samples()
+        if self._probes.database is not None:
+            samples["kv_wal_hold_revision"] = [((name,), at) for name, at in self._probes.database.holds()]
         for metric in METRICS:
             if metric.kind is Kind.HISTOGRAM:
                 yield self._handling_times(metric.name, metric.help, metric.labels)
@@ -103,12 +105,28 @@ class Figures(Collector):
             "kv_wal_written_bytes_total": log.bytes_written,
             "kv_wal_segments": log.segments,
             "kv_wal_bytes": log.total_bytes,
-            "kv_keys": database.state.memtable.live_keys(),
-            "kv_memory_bytes": database.state.memtable.size_bytes,
+            "kv_keys": database.live_keys(),
+            "kv_memory_bytes": database.memory_bytes(),
+            "kv_oldest_readable_revision": database.oldest_readable,
+            **self._table_values(database),
         }
         with contextlib.suppress(OSError):  # a disk that cannot be asked has no value
             values["kv_data_disk_free_bytes"] = self._free_bytes()
         return values
+
+    def _table_values(self, database: Database) -> dict[str, float]:
+        tables, reads = database.table_figures(), database.table_reads()
+        return {
+            "kv_flushed_revision": database.marks.flushed,
+            "kv_flushes_total": database.flushes,
+            "kv_flush_failing": float(bool(database.flush_error)),
+            "kv_table_files": tables.files,
+            "kv_table_bytes": tables.total_bytes,
+            "kv_table_level0_files": tables.level0_files,
+            "kv_table_pending_compaction_bytes": tables.pending_compaction_bytes,
+            "kv_table_rows_read_total": reads.rows,
+            "kv_table_reads_total": reads.batches,
+        }
 
     def _rpc_samples(self) -> dict[str, list[Sample]]:
         stats = self.rpc_stats

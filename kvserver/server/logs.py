@@ -6,7 +6,10 @@ import dataclasses
 import datetime
 import json
 import logging
+import re
 import sys
+import threading
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -14,6 +17,7 @@ from kvserver.base import events
 from kvserver.base.events import Event
 
 LOG = logging.getLogger("kvserver.engine")
+PROCESS_LOG = logging.getLogger("kvserver.server")
 
 _SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
     events.StoreCreated: (logging.INFO, lambda e: f"made {e.data_dir} into a new store, cluster {e.cluster_id}"),
@@ -43,14 +47,30 @@ _SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
     events.SpaceAvailable: (logging.INFO, lambda e: "the log gets room again"),
     events.LogPoisoned: (logging.CRITICAL, lambda e: f"the log failed, nothing is acknowledged any more: {e.reason}"),
 }
-"""The level and the sentence of each kind of event; a test walks the kinds."""
+"""The level and the sentence of kinds of events for which people want a better one than ``_plain_sentence`` makes."""
+
+_BAD_NEWS = ("Failed", "Failing", "Died", "Unavailable", "NotDeleted", "Lost")
+"""An event whose name ends like this is a warning unless the table says otherwise; any other is information."""
 
 
 def log_event(event: Event) -> None:
-    """Write an event to the log; called on any thread."""
-    level, sentence = _SENTENCES.get(type(event), (logging.INFO, repr))
+    """Write an event to the log; called on any thread. Any dataclass will do: its docstring says what happened."""
+    kind = type(event)
+    default = logging.WARNING if kind.__name__.endswith(_BAD_NEWS) else logging.INFO
+    level, sentence = _SENTENCES.get(kind, (default, _plain_sentence))
     if LOG.isEnabledFor(level):
         LOG.log(level, "%s", sentence(event), extra={"event": event})
+
+
+def _plain_sentence(event: Event) -> str:
+    """Return the first sentence of the event's docstring with its fields behind it."""
+    kind = type(event)
+    first = re.split(r"[.:;]\s|\.$|\n", kind.__doc__ or "", maxsplit=1)[0].strip()
+    if first.startswith(f"{kind.__name__}("):  # what a dataclass without a docstring gets
+        first = ""
+    what = first[:1].lower() + first[1:] or kind.__name__
+    fields = ", ".join(f"{field.name}={getattr(event, field.name)}" for field in dataclasses.fields(event))
+    return f"{what}: {fields}" if fields else what
 
 
 class TextFormatter(logging.Formatter):
@@ -79,7 +99,12 @@ class JsonFormatter(logging.Formatter):
             entry["fields"] = dataclasses.asdict(event)
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return json.dumps(entry, ensure_ascii=False, default=_in_json)
+
+
+def _in_json(value: object) -> str:
+    """Return what JSON has no form for as text: bytes in hexadecimal, the rest as people read it."""
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
@@ -90,6 +115,22 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("kvserver").setLevel(level.upper())
+
+
+def take_over_exceptions() -> None:
+    """Have what nobody caught, and Python's own warnings, written as log messages: whoever reads JSON reads nothing else."""
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        PROCESS_LOG.critical("the process ends with an exception: %s", error, exc_info=(kind, error, trace))
+
+    def uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value or args.exc_type()
+        name = args.thread.name if args.thread is not None else "unknown"
+        PROCESS_LOG.critical("thread %s ended with an exception: %s", name, error, exc_info=error)
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+    logging.captureWarnings(True)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -35,12 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 ended as asked, 1 could not start, 70 the log or the server failed."""
     told = config.parse(arguments)
     logs.configure(told.log_level, told.log_format)
+    logs.take_over_exceptions()
+    for warning in told.warnings:
+        LOG.warning("%s", warning)
+    if told.check_only:
+        print(told.effective)
+        return OK
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         failpoints.arm_from_text(told.failpoints)
     except (KeyError, ValueError) as error:
-        print(f"error: KVSERVER_FAILPOINTS: {error}", file=sys.stderr)
-        return CANNOT_START
+        return _cannot_start(told, f"KVSERVER_FAILPOINTS: {error}", "")
     # Until it serves, nothing is under way that would have to be ended in order: every step of opening survives a crash.
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(OK))
@@ -48,13 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=_loop_factory(told.loop)) as runner:
             code = runner.run(_serve(told))
     except KvError as error:
-        print(f"error: {error.message} [{error.code.name}]", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return CANNOT_START
+        return _cannot_start(told, f"{error.message} [{error.code.name}]", error.hint)
     if code == SOFTWARE_FAILURE:
         _leave(code)
     return code
+
+
+def _cannot_start(told: ServeConfig, error: str, hint: str) -> int:
+    """Say why, in the form in which everything else is said; return the exit code."""
+    if told.log_format == "json":
+        LOG.critical("cannot start: %s", f"{error}; hint: {hint}" if hint else error)
+        return CANNOT_START
+    print(f"error: {error}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return CANNOT_START
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -102,12 +102,6 @@ def _mutation(message: kv_pb2.Mutation, default_namespace: int, namespaces: Name
     raise validation.invalid_field("kind", "is missing; a mutation is a put or a delete")
 
 
-def spans_of(command: Mutation | Batch) -> list[int]:
-    """Return the namespaces in which a command deletes spans: their keys are ordered before it is submitted."""
-    mutations = command.mutations if isinstance(command, Batch) else [command]
-    return [mutation.namespace for mutation in mutations if isinstance(mutation, DeleteSpan)]
-
-
 def span_of_range(message: kv_pb2.KeyRange) -> KeySpan:
     """Return the span of a range. Raises InvalidRequest."""
     return validation.check_span(KeySpan(message.start, message.end))

@@ -7,14 +7,10 @@ from typing import Any
 
 from kvproto.v1 import kv_pb2
 from kvserver.base.errors import Code, InvalidRequest, KvError
-from kvserver.base.limits import MIB
-from kvserver.base.types import Version
+from kvserver.base.limits import FOUND_BYTES
+from kvserver.base.types import WITHHELD, Version
 from kvserver.commit.ticket import Ticket
 from kvserver.service import convert
-
-FOUND_BYTES = 2 * MIB
-"""What the reads of one frame may return. With the text of failures (1 MiB) and the columns of the largest frame (0.5 MiB)
-an answer stays below 4 MiB, gRPC's own limit of what a client takes."""
 
 ROW_BYTES = 32
 """What a version costs in an answer beside its key and value."""
@@ -30,6 +26,11 @@ class PendingFrame:
         self._build = build
         self._missing = 0
         self._callback: Callable[[], None] | None = None
+
+    @property
+    def newest(self) -> Ticket[Any] | None:
+        """Return the ticket of the last operation; None where there is none."""
+        return self._tickets[-1] if self._tickets else None
 
     def on_done(self, callback: Callable[[], None]) -> None:
         """Have the callback called when the answer may be told; at once if it may be told already."""
@@ -100,7 +101,7 @@ def within_budget(
         place, version = row
         if version is not None:
             room -= len(version.key) + len(version.value) + ROW_BYTES
-            if room < 0:
+            if room < 0 or version is WITHHELD:
                 failed.append((place, _answer_full()))
                 continue
         kept.append(row)

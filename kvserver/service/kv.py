@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
 
 from kvproto.v1 import kv_pb2
-from kvserver.commit.requests import Batch, Committed, DeleteSpan
+from kvserver.base.types import Version
+from kvserver.commit.requests import Batch, Committed, DeleteSpan, spans_of
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.engine.scan import ScanOptions
-from kvserver.service import convert, validation
+from kvserver.service import convert, history, validation
 from kvserver.service.context import CallContext, not_written
 from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
 from kvserver.service.pipeline import PipelineSession
+from kvserver.storage.view import Pin
 
 NAME = "kvproto.v1.KV"
 
@@ -30,6 +33,7 @@ class KvService:
         return [
             UnaryMethod(NAME, "Get", kv_pb2.GetRequest, self.get),
             ScanMethod(NAME, "Scan", kv_pb2.ScanRequest, self.scan),
+            UnaryMethod(NAME, "History", kv_pb2.HistoryRequest, history.KeyHistory(self._database).history),
             UnaryMethod(NAME, "Put", kv_pb2.PutRequest, self.put, writes=True),
             UnaryMethod(NAME, "Delete", kv_pb2.DeleteRequest, self.delete, writes=True),
             UnaryMethod(NAME, "Write", kv_pb2.WriteRequest, self.write, writes=True),
@@ -39,22 +43,28 @@ class KvService:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def get(self, request: kv_pb2.GetRequest, context: CallContext) -> kv_pb2.GetResponse | Awaitable[kv_pb2.GetResponse]:
+    def get(self, request: kv_pb2.GetRequest, context: CallContext) -> Ticket[kv_pb2.GetResponse] | Awaitable[kv_pb2.GetResponse]:
         """Return the version of one key; an awaitable where what the caller has seen is not visible yet."""
         validation.check_key(request.key)
         ticket = self._database.reading_at(request.revision, convert.session_of(request))
-        return self._found(request, ticket.answer()) if ticket.done else self._found_later(request, ticket)
+        return self._find(request, ticket.answer()) if ticket.done else self._find_later(request, ticket)
 
-    async def _found_later(self, request: kv_pb2.GetRequest, ticket: Ticket[int]) -> kv_pb2.GetResponse:
-        return self._found(request, await ticket)
+    async def _find_later(self, request: kv_pb2.GetRequest, ticket: Ticket[int]) -> kv_pb2.GetResponse:
+        return await self._find(request, await ticket)
 
-    def _found(self, request: kv_pb2.GetRequest, revision: int) -> kv_pb2.GetResponse:
+    def _find(self, request: kv_pb2.GetRequest, revision: int) -> Ticket[kv_pb2.GetResponse]:
         namespace = self._namespaces.find(request.namespace)
-        version = self._database.get(namespace, request.key, revision)
-        return kv_pb2.GetResponse(
-            header=self._answers.header(revision),
-            kv=None if version is None else convert.key_value(version),
-        )
+
+        def answer(versions: list[Version | None]) -> kv_pb2.GetResponse:
+            (version,) = versions
+            return kv_pb2.GetResponse(
+                header=self._answers.header(revision),
+                kv=None if version is None else convert.key_value(version),
+            )
+
+        found: Ticket[Any] = self._database.read(namespace, [request.key], revision)
+        found.convert_with(answer)
+        return found
 
     async def scan(self, request: kv_pb2.ScanRequest, context: CallContext) -> AsyncGenerator[kv_pb2.ScanResponse, None]:
         """Yield the chunks of a scan, all at one revision."""
@@ -112,8 +122,8 @@ class KvService:
         return self._database.submit(command, self._delete_answer, memory)
 
     async def _delete_span(self, command: DeleteSpan, memory: bool, context: CallContext) -> Ticket[kv_pb2.DeleteResponse]:
-        await self._prepare([command.namespace], context)
-        return self._database.submit(command, self._delete_answer, memory)
+        pin = await self._prepare(command, context)
+        return self._database.submit(command, self._delete_answer, memory, pin)
 
     def _delete_answer(self, done: Committed) -> kv_pb2.DeleteResponse:
         revision = convert.depends_on(done)
@@ -127,16 +137,13 @@ class KvService:
         """Carry out many mutations in one commit."""
         memory = validation.wants_memory(request.durability)
         command = convert.batch(request, self._namespaces.find(request.namespace), self._namespaces)
-        spans = convert.spans_of(command)
-        if spans:
-            return self._write_spans(command, spans, memory, context)
+        if spans_of(command):
+            return self._write_spans(command, memory, context)
         return self._database.submit(command, self._write_answer, memory)
 
-    async def _write_spans(
-        self, command: Batch, spans: list[int], memory: bool, context: CallContext
-    ) -> Ticket[kv_pb2.WriteResponse]:
-        await self._prepare(spans, context)
-        return self._database.submit(command, self._write_answer, memory)
+    async def _write_spans(self, command: Batch, memory: bool, context: CallContext) -> Ticket[kv_pb2.WriteResponse]:
+        pin = await self._prepare(command, context)
+        return self._database.submit(command, self._write_answer, memory, pin)
 
     def _write_answer(self, done: Committed) -> kv_pb2.WriteResponse:
         revision = convert.depends_on(done)
@@ -147,12 +154,12 @@ class KvService:
             deleted=done.deleted,
         )
 
-    async def _prepare(self, namespaces: list[int], context: CallContext) -> None:
-        """Order the keys that span deletions will walk. Raises Refused if the caller's time ran out over it."""
-        for namespace in dict.fromkeys(namespaces):
-            await self._database.prepare_span(namespace)
+    async def _prepare(self, command: DeleteSpan | Batch, context: CallContext) -> Pin:
+        """Read what deletions of spans need. Raises Refused if the caller's time ran out over it."""
+        pin = await self._database.prepare([command])
         if context.remaining_s() == 0:
             raise not_written()
+        return pin
 
     def pipeline(self, context: CallContext) -> PipelineSession:
         """Begin a stream of frames."""

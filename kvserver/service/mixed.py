@@ -34,24 +34,20 @@ async def carry_out_mixed(
         if begin:
             await asyncio.sleep(0)
         commands = [_command(operation, namespace, namespaces) for operation in operations[begin : begin + SLICE_OPERATIONS]]
-        await _prepare(database, commands)
+        sound = [command for command in commands if not isinstance(command, KvError)]
+        try:  # one read of the tables for all of them; what they change themselves is above the tables
+            pin = await database.prepare(sound)
+        except KvError as error:
+            outcomes.extend(command if isinstance(command, KvError) else error for command in commands)
+            continue
         for command in commands:
             if isinstance(command, KvError):
                 outcomes.append(command)
             else:
-                outcomes.append(database.submit(command, as_it_is, context.memory and not isinstance(command, ReadRun)))
+                memory = context.memory and not isinstance(command, ReadRun)
+                outcomes.append(database.submit(command, as_it_is, memory, pin))
     tickets = [outcome for outcome in outcomes if isinstance(outcome, Ticket)]
     return PendingFrame(tickets, partial(_answer, context, outcomes))
-
-
-async def _prepare(database: Database, commands: list[Command | KvError]) -> None:
-    """Order the keys that span deletions will walk, before anything of the slice is carried out."""
-    wanted: dict[int, None] = {}
-    for command in commands:
-        if isinstance(command, DeleteSpan | Batch):
-            wanted.update(dict.fromkeys(convert.spans_of(command)))
-    for namespace in wanted:
-        await database.prepare_span(namespace)
 
 
 def _command(operation: kv_pb2.Operation, namespace: int, namespaces: convert.Namespaces) -> Command | KvError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from typing import Any
 
 from kvproto.v1 import kv_pb2
 from kvserver.base.errors import InvalidRequest, KvError, OutcomeUnknown
@@ -22,6 +23,7 @@ from kvserver.engine.database import Database
 from kvserver.service import convert, validation
 from kvserver.service.frames import FrameContext, PendingFrame, as_it_is, within_budget
 from kvserver.service.mixed import carry_out_mixed
+from kvserver.storage.view import Pin
 
 Failures = list[tuple[int, KvError]]
 
@@ -33,6 +35,8 @@ class PipelineSession:
         self._database = database
         self._answers = convert.Answers(database)
         self._namespaces = convert.Namespaces(database)
+        self._last: Ticket[Any] | None = None
+        """The newest submission of this stream that may stand in line; reads behind it must, too."""
 
     def handle(self, frame: kv_pb2.PipelineRequest) -> PendingFrame | Awaitable[PendingFrame]:
         """Carry a frame out. Never raises KvError: refusals are answers too."""
@@ -50,11 +54,16 @@ class PipelineSession:
                 case "mixed":
                     operations = frame.mixed.operations
                     validation.check_operation_count(len(operations))
-                    return carry_out_mixed(self._database, self._namespaces, context, namespace, operations)
+                    return self._mixed(context, namespace, operations)
                 case _:
                     raise validation.invalid_field("operations", "is missing; a frame has one kind of operations")
         except KvError as error:
             return PendingFrame((), partial(context.rejection, error))
+
+    async def _mixed(self, context: FrameContext, namespace: int, operations: Sequence[kv_pb2.Operation]) -> PendingFrame:
+        pending = await carry_out_mixed(self._database, self._namespaces, context, namespace, operations)
+        self._last = pending.newest or self._last
+        return pending
 
     # -- puts -----------------------------------------------------------------------------------------------------
 
@@ -67,7 +76,7 @@ class PipelineSession:
             keys, values, failed = _split_puts(keys, values)
         if not keys:
             return PendingFrame((), partial(context.answer, failures=failed))
-        ticket = self._database.submit(PutRun(namespace, keys, values), as_it_is, context.memory)
+        ticket = self._last = self._database.submit(PutRun(namespace, keys, values), as_it_is, context.memory)
         return PendingFrame((ticket,), partial(self._puts_answer, context, ticket, len(keys), failed))
 
     def _puts_answer(
@@ -83,11 +92,30 @@ class PipelineSession:
 
     # -- deletes --------------------------------------------------------------------------------------------------
 
-    def _deletes(self, context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
+    def _deletes(self, context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame | Awaitable[PendingFrame]:
         validation.check_operation_count(len(keys))
         keys, places, failed = _split_keys(keys)
+        requests = [Delete(namespace, key) for key in keys]
+        if self._database.state.view.has_tables:
+            return self._prepared_deletes(context, requests, places, failed)
+        return self._submit_deletes(context, requests, places, failed, None)
+
+    async def _prepared_deletes(
+        self, context: FrameContext, requests: list[Delete], places: Sequence[int], failed: Failures
+    ) -> PendingFrame:
+        """Read from the tables whether the keys exist, all in one, before the first of them is deleted."""
+        try:
+            pin = await self._database.prepare(requests)
+        except KvError as error:
+            return PendingFrame((), partial(context.rejection, error))
+        return self._submit_deletes(context, requests, places, failed, pin)
+
+    def _submit_deletes(
+        self, context: FrameContext, requests: list[Delete], places: Sequence[int], failed: Failures, pin: Pin | None
+    ) -> PendingFrame:
         submit, memory = self._database.submit, context.memory
-        tickets = [submit(Delete(namespace, key), as_it_is, memory) for key in keys]
+        tickets = [submit(request, as_it_is, memory, pin) for request in requests]
+        self._last = tickets[-1] if tickets else self._last
         return PendingFrame(tickets, partial(self._deletes_answer, context, tickets, places, failed))
 
     def _deletes_answer(
@@ -119,7 +147,11 @@ class PipelineSession:
         keys, places, failed = _split_keys(keys)
         if not keys:
             return PendingFrame((), partial(_columns, context, Found([], 0), places, asked, failed))
-        ticket = self._database.submit(ReadRun(namespace, keys), as_it_is)
+        request = ReadRun(namespace, keys)
+        if self._last is not None and self._last.waiting:
+            ticket = self._last = self._database.submit(request, as_it_is)
+        else:  # the line of the others' writes is none of its business
+            ticket = self._database.pipeline.read_now(request, as_it_is)
         return PendingFrame((ticket,), partial(self._gets_answer, context, ticket, places, asked, failed))
 
     def _gets_answer(

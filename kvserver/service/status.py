@@ -58,6 +58,7 @@ CANONICAL: Mapping[Code, Canonical] = {
     Code.INVALID_FIELD: Canonical.INVALID_ARGUMENT,
     Code.DUPLICATE_KEY: Canonical.INVALID_ARGUMENT,
     Code.RANGE_TOO_LARGE: Canonical.INVALID_ARGUMENT,
+    Code.TARGET_UNUSABLE: Canonical.INVALID_ARGUMENT,
     Code.UNKNOWN_NAMESPACE: Canonical.NOT_FOUND,
     Code.NAMESPACE_EXISTS: Canonical.ALREADY_EXISTS,
     Code.INVALID_NAMESPACE_NAME: Canonical.INVALID_ARGUMENT,
@@ -75,6 +76,9 @@ CANONICAL: Mapping[Code, Canonical] = {
     Code.DISK_FULL: Canonical.RESOURCE_EXHAUSTED,
     Code.MEMORY_FULL: Canonical.RESOURCE_EXHAUSTED,
     Code.DISK_UNAVAILABLE: Canonical.RESOURCE_EXHAUSTED,
+    # As with the log's disk: nothing was written, and the same node may well do it after a pause. Not UNAVAILABLE, which is
+    # repeated at once and elsewhere; this node serves everything that needs no table.
+    Code.TABLES_FAILED: Canonical.RESOURCE_EXHAUSTED,
     # Nothing of such a request was carried out; another node, or this one after its restart, may take it.
     Code.LOG_FAILED: Canonical.UNAVAILABLE,
     Code.NOT_SERVING: Canonical.UNAVAILABLE,

@@ -1,8 +1,12 @@
 """The memtable: every key's versions, newest first, and the keys in order when order is asked for.
 
 A key's versions are a chain of tuples ``(mod_revision, value, create_revision, version, older)``; a deletion has the value
-None. Linked rather than one flat tuple: a put then costs the same whatever the key's past (flat: 0.4 µs at 100 versions, 43
-at 10,000; linked: 0.1), and such tuples leave the garbage collector's sight just as well (docs/adr/0003).
+None. A put that did not need to know what was there before, in a memtable that has something below it, is *relative*: its
+create_revision is negative, the revision of the first such put with its sign changed, and its version counts from there.
+Whoever needs the figures adds those of the version below (``figures``), which ``bases`` keeps once somebody has looked.
+
+Linked rather than one flat tuple: a put then costs the same whatever the key's past (flat: 0.4 µs at 100 versions, 43 at
+10,000; linked: 0.1), and such tuples leave the garbage collector's sight just as well (docs/adr/0003).
 
 Writers insert the newest state; a reader at a revision walks past what is newer. Nothing here locks: one event loop owns it.
 
@@ -22,6 +26,11 @@ from kvserver.base.types import Version
 from kvserver.wal.commit_record import PUT, Effect
 
 Chain: TypeAlias = "tuple[int, bytes | None, int, int, Chain | None]"
+Base: TypeAlias = "tuple[int, int]"
+"""create_revision and version of what lies below a memtable's versions of a key."""
+
+ABSENT: Base = (0, 0)
+"""Nothing, or a deletion, lies below."""
 
 VERSION_OVERHEAD_BYTES = 200
 """What a version costs beside its key and value: tuple, integers, dict slot, byte headers. Measured: 180 to 230."""
@@ -30,16 +39,28 @@ MERGE_SLICE = 2_000
 """New keys merged into the index in one step: about 1.5 ms."""
 
 
+def figures(version: Chain, base: Base) -> Base:
+    """Return create_revision and version of one version, with what lies below its memtable."""
+    create, number = version[2], version[3]
+    if create >= 0:
+        return create, number
+    return (base[0], base[1] + number) if base[1] else (-create, number)
+
+
 class NamespaceTable:
     """The keys of one namespace."""
 
-    __slots__ = ("chains", "fresh", "index", "live_keys")
+    __slots__ = ("bases", "chains", "fresh", "index", "live_keys", "put_bytes")
 
     def __init__(self) -> None:
         self.chains: dict[bytes, Chain] = {}
+        self.bases: dict[bytes, Base] = {}
+        """What was found below, for the keys with relative versions that somebody asked for."""
         self.fresh: deque[bytes] = deque()
         self.index: SortedList = SortedList()
         self.live_keys = 0
+        """Keys more, or fewer, than below, where every key is taken for a new one unless it is known not to be."""
+        self.put_bytes = 0
 
     def catch_up(self, at_most: int) -> None:
         """Merge new keys into the index, oldest first, so many at most."""
@@ -49,11 +70,18 @@ class NamespaceTable:
 
 
 class Memtable:
-    """All namespaces' keys."""
+    """All namespaces' keys.
 
-    def __init__(self) -> None:
+    ``is_bottom``: nothing lies below, no table and no older memtable, so a key that is not here does not exist.
+    """
+
+    def __init__(self, is_bottom: bool = True) -> None:
         self._tables: dict[int, NamespaceTable] = {}
+        self.is_bottom = is_bottom
         self.size_bytes = 0
+        self.most_keys = 0
+        """How many keys the largest namespace has."""
+        self._shed_chain: Chain | None = None
 
     def table(self, namespace: int) -> NamespaceTable:
         """Return a namespace's table, making it at first use."""
@@ -62,10 +90,36 @@ class Memtable:
             table = self._tables[namespace] = NamespaceTable()
         return table
 
+    def find(self, namespace: int) -> NamespaceTable | None:
+        """Return a namespace's table; None where nothing was written to it."""
+        return self._tables.get(namespace)
+
     def live_keys(self) -> int:
-        """Return how many keys exist in the newest state, the system's own left out."""
+        """Return how many keys it adds to those below (see ``NamespaceTable``), the system's own left out."""
         tables = list(self._tables.items())  # metrics ask from another thread
         return sum(table.live_keys for namespace, table in tables if namespace)
+
+    def shed(self, at_most: int) -> bool:
+        """Let go of so many versions, of a memtable that nobody reads any more; say whether any are left.
+
+        Letting go of a large memtable, or of all versions of one key, at once would hold the loop for tens of milliseconds.
+        """
+        for namespace, table in list(self._tables.items()):
+            table.index.clear()
+            chain, chains, bases = self._shed_chain, table.chains, table.bases
+            while at_most > 0 and (chain is not None or chains or bases):
+                at_most -= 1
+                if chain is not None:
+                    chain = chain[4]
+                elif chains:
+                    chain = chains.popitem()[1]
+                else:
+                    bases.popitem()
+            self._shed_chain = chain
+            if chain is not None or chains or bases:
+                return True
+            del self._tables[namespace]
+        return False
 
     def put_run(self, namespace: int, keys: list[bytes], values: list[bytes], first_revision: int) -> None:
         """Insert many commits of one blind put each; the n-th has revision ``first_revision + n``."""
@@ -75,10 +129,11 @@ class Memtable:
         fresh = table.fresh
         created = 0
         revision = first_revision
+        sign = 1 if self.is_bottom else -1
         for key, value in zip(keys, values, strict=True):
             older = get(key)
             if older is None:
-                chains[key] = (revision, value, revision, 1, None)
+                chains[key] = (revision, value, sign * revision, 1, None)
                 fresh.append(key)
                 created += 1
             elif older[1] is None:
@@ -88,7 +143,10 @@ class Memtable:
                 chains[key] = (revision, value, older[2], older[3] + 1, older)
             revision += 1
         table.live_keys += created
-        self.size_bytes += sum(map(len, keys)) + sum(map(len, values)) + len(keys) * VERSION_OVERHEAD_BYTES
+        put_bytes = sum(map(len, keys)) + sum(map(len, values))
+        table.put_bytes += put_bytes
+        self.most_keys = max(self.most_keys, len(chains))
+        self.size_bytes += put_bytes + len(keys) * VERSION_OVERHEAD_BYTES
 
     def apply(self, effects: list[Effect], revision: int) -> None:
         """Insert one commit."""
@@ -96,43 +154,54 @@ class Memtable:
             table = self.table(effect.namespace)
             key = effect.key
             older = table.chains.get(key)
-            existed = older is not None and older[1] is not None
             if older is None:
                 table.fresh.append(key)
             if effect.op == PUT:
                 create, version = self._figures(effect, older, revision)
                 table.chains[key] = (revision, effect.value, create, version, older)
-                table.live_keys += not existed
+                table.live_keys += version == 1
             else:
                 table.chains[key] = (revision, None, 0, 0, older)
-                table.live_keys -= existed
-            self.size_bytes += len(key) + len(effect.value) + VERSION_OVERHEAD_BYTES
+                table.live_keys -= 1  # a deletion of what did not exist makes no effect
+            size = len(key) + len(effect.value)
+            table.put_bytes += size
+            self.most_keys = max(self.most_keys, len(table.chains))
+            self.size_bytes += size + VERSION_OVERHEAD_BYTES
 
-    @staticmethod
-    def _figures(effect: Effect, older: Chain | None, revision: int) -> tuple[int, int]:
+    def _figures(self, effect: Effect, older: Chain | None, revision: int) -> Base:
         """Return create_revision and version of a put: as the commit says, or one more than what was there."""
         if effect.version:
             return effect.create_revision, effect.version
-        if older is None or older[1] is None:
+        if older is None:
+            return (revision if self.is_bottom else -revision), 1
+        if older[1] is None:
             return revision, 1
         return older[2], older[3] + 1
 
     def newest(self, namespace: int, key: bytes) -> Chain | None:
         """Return the key's chain, whatever its newest version is: a deletion, or not visible yet."""
-        return self.table(namespace).chains.get(key)
+        table = self._tables.get(namespace)
+        return table.chains.get(key) if table is not None else None
 
-    def get(self, namespace: int, key: bytes, revision: int) -> Version | None:
-        """Return the version of a key that a reader at the revision sees; None where it does not exist there."""
-        chain = self.table(namespace).chains.get(key)
+    def at(self, namespace: int, key: bytes, revision: int) -> Chain | None:
+        """Return the key's chain from the version on that was in force at a revision; None where it is not of this memtable."""
+        table = self._tables.get(namespace)
+        chain = table.chains.get(key) if table is not None else None
         while chain is not None and chain[0] > revision:
             chain = chain[4]
+        return chain
+
+    def get(self, namespace: int, key: bytes, revision: int) -> Version | None:
+        """Return the version of a key that a reader at the revision sees, where nothing lies below; None: it does not exist."""
+        chain = self.at(namespace, key, revision)
         if chain is None or chain[1] is None:
             return None
         return Version(key, chain[1], chain[2], chain[0], chain[3])
 
     def unordered(self, namespace: int) -> int:
         """Return how many keys are not in the namespace's order yet."""
-        return len(self.table(namespace).fresh)
+        table = self._tables.get(namespace)
+        return len(table.fresh) if table is not None else 0
 
     def catch_up(self, namespace: int, at_most: int = MERGE_SLICE) -> None:
         """Merge new keys into the namespace's order, oldest first, so many at most."""

@@ -13,7 +13,9 @@ from kvserver.base.limits import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
 from kvserver.transport.context import Serve
 from kvserver.transport.frame_stream import OpenStreams, serve_frames
+from kvserver.transport.health import SERVICE as HEALTH_SERVICE
 from kvserver.transport.health import Health
+from kvserver.transport.reflection import Reflection
 from kvserver.transport.rpc_metrics import BIDI_STREAM, SERVER_STREAM, UNARY, MethodStats
 from kvserver.transport.unary import serve_scan, serve_unary
 
@@ -54,7 +56,8 @@ class GrpcServer:
         self.health = Health(health_names)
         self._streams = OpenStreams()
         self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
-        self._server.add_generic_rpc_handlers((*self._handlers(methods), self.health.handlers()))
+        reflection = Reflection({*(method.service for method in methods), HEALTH_SERVICE})
+        self._server.add_generic_rpc_handlers((*self._handlers(methods), self.health.handlers(), *reflection.handlers()))
 
     def _handlers(self, methods: Sequence[Method]) -> list[grpc.GenericRpcHandler]:
         services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}

@@ -63,6 +63,8 @@ class Control:
 
 
 SEAL = Control("seal")
+CUT = Control("cut")
+"""End the frame here: the position that comes back is the end of a frame, with exactly what was submitted before."""
 STOP = Control("stop")
 
 
@@ -134,7 +136,10 @@ class GroupCommitter(Generic[Waiter]):
             if first is STOP:
                 self._stopped = True
                 return False
-            self._seal()
+            if first is CUT:
+                self._deliver(GroupDone([], self._log.position, self.error, CUT))
+            else:
+                self._seal()
             return True
         self._commit(self._gather(first))
         return True

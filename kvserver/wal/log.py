@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from kvserver.base.clock import Clock
@@ -18,8 +19,13 @@ from kvserver.wal.space import SEGMENT_RESERVE, LogSpace, Prepared
 class LogWriter:
     """Writes groups, marks and seals, one after the other, each durable on return.
 
-    Used by one thread at a time. After an OSError it must not be used again: what reached the disk is
+    Written by one thread at a time. After an OSError it must not be written again: what reached the disk is
     unknown, and a sync that failed once may succeed without having written anything.
+
+    ``sealed``, ``first_revision``, ``total_bytes``, ``forget`` and ``sync_folder`` may be called on other threads meanwhile. The
+    list of sealed segments is never changed, only replaced, together with the open segment and under a lock: whoever took
+    it goes on with what he took, and of two threads that replace it (this one at a rotation, the deleter) neither undoes
+    what the other did.
     """
 
     def __init__(
@@ -40,17 +46,18 @@ class LogWriter:
         self._new_segment_id = new_segment_id
         self._listener = listener
         self._segment: SegmentWriter | None = None
+        self._sealed: list[SegmentInfo] = []
+        self._segments_changing = threading.Lock()
+        """Held for moments, never across a call of the disk: the event loop asks for figures."""
+        self._folder_syncing = threading.Lock()
         self._time_ms = 0
         self._opened_at_s = 0.0
         """When the open segment was begun, by the clock that does not jump."""
-        self.sealed: list[SegmentInfo] = []
-        """The segments before the open one, oldest first."""
         self.syncs = 0
         self.bytes_written = 0
 
     def begin_epoch(self, cluster_id: bytes, epoch: Epoch, branch: Position, sealed: list[SegmentInfo], time_ms: int) -> None:
         """Create the epoch's first segment behind what was recovered. Raises OSError."""
-        self.sealed = list(sealed)
         self._time_ms = time_ms
         header = fmt.SegmentHeader(
             cluster_id=cluster_id,
@@ -62,7 +69,7 @@ class LogWriter:
             previous_segment_id=sealed[-1].header.segment_id if sealed else 0,
             previous=branch,
         )
-        self._begin(self._space.take_next(), header)
+        self._begin(self._space.take_next(), header, sealed)
 
     @property
     def segment(self) -> SegmentWriter:
@@ -75,9 +82,36 @@ class LogWriter:
         """Return the durable end of the log."""
         return self.segment.position
 
+    @property
+    def sealed(self) -> list[SegmentInfo]:
+        """Return the segments before the open one, oldest first; each of them has a successor whose name is durable."""
+        return self._sealed
+
     def total_bytes(self) -> int:
         """Return the bytes of all segments, the open one as far as it is written."""
-        return sum(info.length_bytes for info in self.sealed) + self.segment.offset
+        with self._segments_changing:
+            return sum(info.length_bytes for info in self._sealed) + self.segment.offset
+
+    def first_revision(self) -> int:
+        """Return the first revision of the oldest segment; it may hold none yet."""
+        with self._segments_changing:
+            return (self._sealed[0] if self._sealed else self.segment).header.first_revision
+
+    def forget(self, oldest: SegmentInfo) -> None:
+        """Take the oldest sealed segment, whose file was removed, off the list. Raises ValueError for any other segment."""
+        with self._segments_changing:
+            if not self._sealed or self._sealed[0] != oldest:
+                raise ValueError(f"{oldest.path.name} is not the oldest sealed segment")
+            self._sealed = self._sealed[1:]
+
+    def sync_folder(self) -> None:
+        """Sync the log's folder for the deleter. Raises OSError, which says nothing about the log.
+
+        A failed sync is reported once, to whoever asked. So this one waits while a segment is given its name: of that, the
+        log itself must hear.
+        """
+        with self._folder_syncing:
+            self._fs.sync_dir(self._paths.wal)
 
     def write_group(self, count: int, payload: bytes) -> None:
         """Make the next ``count`` commits durable. Raises OSError."""
@@ -99,7 +133,6 @@ class LogWriter:
         old = self.segment
         prepared = self._space.take_next()
         old.seal(self._now())
-        self.sealed.append(old.info())
         self._listener(SegmentSealed(old.path.name, old.revision, old.offset))
         header = old.header._replace(
             segment_id=self._new_segment_id(),
@@ -108,7 +141,7 @@ class LogWriter:
             previous_segment_id=old.header.segment_id,
             previous=old.position,
         )
-        self._begin(prepared, header)
+        self._begin(prepared, header, [old.info()])
 
     def close(self) -> None:
         """Write a last mark, seal the open segment and close it. Raises OSError."""
@@ -121,8 +154,17 @@ class LogWriter:
         if self._segment is not None:
             self._segment.close()
 
-    def _begin(self, prepared: Prepared, header: fmt.SegmentHeader) -> None:
-        self._segment = create_segment(self._fs, self._paths, prepared, header, self._space.confirm_synced)
+    def _begin(self, prepared: Prepared, header: fmt.SegmentHeader, sealed: list[SegmentInfo]) -> None:
+        """Begin a segment behind others, which count as sealed only now.
+
+        The last of them could be all that proves where the log stood: deleted before its successor is there for good, it
+        would leave a folder whose log is lost.
+        """
+        with self._folder_syncing:
+            segment = create_segment(self._fs, self._paths, prepared, header, self._space.confirm_synced)
+        with self._segments_changing:
+            self._sealed = [*self._sealed, *sealed]
+            self._segment = segment
         self._opened_at_s = self._clock.monotonic()
 
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:

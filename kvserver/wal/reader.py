@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kvserver.base.errors import Corruption
+from kvserver.base.fs import FileSystem, opened
 from kvserver.base.types import Position
 from kvserver.wal import format as fmt
 
@@ -55,6 +56,11 @@ class SegmentReader:
         self.proven_length = 0
         """Bytes of the segment that its own later frames prove to have been durable."""
         self.end = End.OPEN
+
+    @property
+    def start(self) -> Position:
+        """Return the position before the first frame; behind ``header.previous`` where the segment begins an epoch."""
+        return Position(self.header.epoch, self.header.first_revision - 1, self.header.start_chain())
 
     @property
     def position(self) -> Position:
@@ -124,3 +130,9 @@ class SegmentReader:
         """Say whether nothing but zeros follows; made for many megabytes."""
         step = 1 << 20
         return not any(self.data[at : at + step].strip(b"\0") for at in range(offset, len(self.data), step))
+
+
+def read_head(fs: FileSystem, path: Path) -> tuple[SegmentReader, int]:
+    """Return a reader of a segment's header block alone, and the length of the file in bytes. Raises Corruption, OSError."""
+    with opened(fs.open(path)) as file:
+        return SegmentReader(path, file.pread(fmt.SEGMENT_HEADER_LENGTH, 0)), file.size()

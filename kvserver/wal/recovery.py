@@ -8,6 +8,9 @@ refuses; without such proof it is the group that was being written when the mach
 And what was read back is not durable yet: after ``kill -9`` it may live in the page cache alone, and after a failed sync its
 pages may be marked clean, so everything unproven is written again before the sync.
 
+Where there are tables, they hold the beginning, and the oldest segments may be gone: see ``kvserver.wal.junction``. Of a segment
+that the tables cover whole, nothing is read but its header block.
+
 The form, a decision table over what is seen, follows TigerBeetle's journal recovery (tigerbeetle/tigerbeetle,
 ``src/vsr/journal.zig``).
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kvserver.base import failpoints
@@ -26,7 +29,8 @@ from kvserver.base.fs import FileSystem, create_once, opened, read_file
 from kvserver.base.paths import DataPaths, SegmentName, parse_segment
 from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, Position
 from kvserver.wal import format as fmt
-from kvserver.wal.reader import End, SegmentReader
+from kvserver.wal.junction import RESTORE_HINT, Junction
+from kvserver.wal.reader import End, SegmentReader, read_head
 from kvserver.wal.segment import SegmentInfo, SegmentWriter
 
 Apply = Callable[[int, int, bytes], None]
@@ -67,14 +71,18 @@ DECISIONS = {
 }
 
 
+_MOVE_AWAY = "the tables hold the revisions of this segment, it is not needed: move the file out of wal/, and start again"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecoveredLog:
     """What the log held, all of it durable now."""
 
     position: Position
     segments: list[SegmentInfo]
+    """Oldest first. Of those that the tables cover whole, ``end`` is where the next one begins."""
     epochs: list[tuple[Epoch, Position]]
-    """Each epoch with the position at which it began, oldest first."""
+    """Each epoch of these segments with the position at which it began, oldest first; none that is older than a gap."""
     time_ms: int
     """The highest time in any frame."""
     bytes_read: int
@@ -109,41 +117,89 @@ def recover(
     apply: Apply,
     listener: Listener = ignore,
     begun: Epoch | None = None,
+    base: Position | None = None,
+    behind_group: Callable[[Position], None] = lambda position: None,
 ) -> RecoveredLog:
-    """Read the whole log, hand every group to ``apply``, make all of it durable, and seal the last segment.
+    """Read the log, hand every group behind the tables to ``apply``, make all of it durable, and seal the last segment.
 
+    ``base`` is the position that the tables hold, the end of a frame; None where there are no tables. ``behind_group`` is told
+    the position behind each group that was handed to ``apply``.
     ``known`` is the newest position, ``begun`` the newest epoch, that something else than the log (the register) knows to
     have been durable: a log that does not reach them has lost its newest segments, which it could not tell by itself.
     Raises Corruption; OSError where the disk does not do what it is asked.
     """
     names = list_segments(fs, paths)
-    end = Position(NO_EPOCH, CREATION_REVISION, fmt.creation_chain(cluster_id))
+    junction = Junction(base)
+    obsolete = names[: junction.first_needed(names)]
+    end = base or Position(NO_EPOCH, CREATION_REVISION, fmt.creation_chain(cluster_id))
     segments: list[SegmentInfo] = []
-    epochs: list[tuple[Epoch, Position]] = []
-    time_ms = bytes_read = 0
-    for index, name in enumerate(names):
+    time_ms, bytes_read = 0, len(obsolete) * fmt.SEGMENT_HEADER_LENGTH
+    for name in names[len(obsolete) :]:
         reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
-        check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
-        if reader.header.epoch != end.epoch:
-            epochs.append((reader.header.epoch, end))
-        _replay(reader, apply)
-        is_last = index == len(names) - 1
+        if base is not None and len(segments) == 0:
+            check_place(reader, name, cluster_id, None, None)
+            junction.begin(reader)
+            segments = _skip_obsolete(fs, paths, obsolete, cluster_id, reader, junction)
+        else:
+            check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
+        _replay(reader, apply, behind_group, junction)
+        is_last = name == names[-1]
         case = classify(reader, is_last)
         if is_last and DECISIONS[case] is not Decision.REFUSE:
-            _check_reaches(known, begun, reader.position, epochs, reader.path)
+            junction.check_end(reader)
+            _check_reaches(known, begun, reader.position, reader.header.epoch, reader.path)
         _carry_out(fs, paths, reader, case, listener)
         end = reader.position
         time_ms = max(time_ms, reader.time_ms)
         bytes_read += reader.offset
         segments.append(SegmentInfo(name, reader.path, reader.header, end, reader.offset))
     if not names:
-        _check_reaches(known, begun, end, epochs, paths.wal)
-    return RecoveredLog(end, segments, epochs, time_ms, bytes_read)
+        _check_reaches(known, begun, end, NO_EPOCH, paths.wal)
+    return RecoveredLog(end, segments, _epochs(info.header for info in segments), time_ms, bytes_read)
 
 
-def _check_reaches(
-    known: Position | None, begun: Epoch | None, end: Position, epochs: list[tuple[Epoch, Position]], last: Path
-) -> None:
+def _skip_obsolete(
+    fs: FileSystem, paths: DataPaths, names: list[SegmentName], cluster_id: bytes, needed: SegmentReader, junction: Junction
+) -> list[SegmentInfo]:
+    """Check the header blocks of the segments that the tables cover whole, the first one ``needed`` behind them.
+
+    Some between them may be gone: a power loss may undo one removal and not another. The last ones may hold nothing but the
+    begin of an epoch; the tables' position may lie before those, and their headers then prove the way from it to the log.
+    Raises Corruption, OSError.
+    """
+    found: list[SegmentInfo] = []
+    follower, linked = needed, True
+    for name in reversed(names):
+        path = paths.segment(name)
+        try:
+            reader, length = read_head(fs, path)
+            check_place(reader, name, cluster_id, None, None)
+            check_order(reader.header, follower.header, path)
+        except Corruption as error:
+            only_proof = junction.base is not None and name.first_revision > junction.base.revision
+            raise Corruption(path, error.offset, error.what, RESTORE_HINT if only_proof else _MOVE_AWAY) from error
+        linked = linked and follower.header.previous == reader.start
+        if linked:
+            junction.see(reader.header.previous)
+        found.append(SegmentInfo(name, path, reader.header, follower.header.previous, length))
+        follower = reader
+    return found[::-1]
+
+
+def _epochs(headers: Iterable[fmt.SegmentHeader]) -> list[tuple[Epoch, Position]]:
+    """Return each epoch with its begin; after a gap only those from there on: others may have begun and ended in it."""
+    found: list[tuple[Epoch, Position]] = []
+    before_id = 0
+    for header in headers:
+        if header.previous_segment_id != before_id:
+            found = []
+        if not found or header.epoch != found[-1][0]:
+            found.append((header.epoch, header.branch))
+        before_id = header.segment_id
+    return found
+
+
+def _check_reaches(known: Position | None, begun: Epoch | None, end: Position, newest: Epoch, last: Path) -> None:
     """Check, before anything is cut, that the log reaches what is known to have been durable. Raises Corruption."""
     if known is not None and known.revision > end.revision:
         raise Corruption(
@@ -151,18 +207,25 @@ def _check_reaches(
             0,
             f"the log ends at revision {end.revision}, but revision {known.revision} was durable; segments are missing",
         )
-    if begun is not None and all(epoch.number != begun.number for epoch, _ in epochs):
+    if begun is not None and newest.number < begun.number:  # segments are deleted from the front, never the newest epoch's last
         raise Corruption(last, 0, f"the log ends before epoch {begun.number}, whose first segment was durable; it is missing")
 
 
-def check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position) -> None:
-    """Check that a segment is this store's and continues exactly where the one before it ended. Raises Corruption."""
+def check_place(
+    reader: SegmentReader, name: SegmentName, cluster_id: bytes, before: SegmentInfo | None, end: Position | None
+) -> None:
+    """Check that a segment is this store's and continues exactly where the one before it ended. Raises Corruption.
+
+    ``end`` None: what was before it is gone, and taken to be what the header says.
+    """
     header = reader.header
     if header.cluster_id != cluster_id:
         raise Corruption(reader.path, 0, f"the segment belongs to another cluster ({header.cluster_id.hex()})")
     if SegmentName(header.epoch.number, header.first_revision) != name:
         raise Corruption(reader.path, 0, "the segment's header does not fit its name")
     before_id = before.header.segment_id if before is not None else 0
+    if end is None:
+        end, before_id = header.previous, header.previous_segment_id
     if header.first_revision != end.revision + 1 or header.previous != end or header.previous_segment_id != before_id:
         raise Corruption(
             reader.path,
@@ -174,11 +237,26 @@ def check_place(reader: SegmentReader, name: SegmentName, cluster_id: bytes, bef
         raise Corruption(reader.path, 0, "the segment's epoch does not continue the one before it")
 
 
-def _replay(reader: SegmentReader, apply: Apply) -> None:
+def check_order(header: fmt.SegmentHeader, follower: fmt.SegmentHeader, path: Path) -> None:
+    """Check that a segment lies before another one, be there a gap between them or not. Raises Corruption of the path."""
+    behind, revision = follower.previous, header.first_revision - 1
+    in_order = header.epoch == behind.epoch or header.epoch.number < behind.epoch.number
+    if not in_order or revision > behind.revision:
+        raise Corruption(
+            path,
+            0,
+            f"the segment begins behind revision {revision} in epoch {header.epoch.number}, but the one after it follows "
+            f"epoch {behind.epoch.number}, revision {behind.revision}; one of them is of another history",
+        )
+
+
+def _replay(reader: SegmentReader, apply: Apply, behind_group: Callable[[Position], None], junction: Junction) -> None:
+    junction.see(reader.start)
     for frame in reader.frames():
-        if frame.header.kind == fmt.GROUP:
+        if frame.header.kind == fmt.GROUP and junction.takes(reader, frame):
             try:
                 apply(frame.header.first_revision, frame.header.commits, frame.payload)
+                behind_group(reader.position)
             except ValueError as error:
                 raise Corruption(reader.path, frame.offset, str(error)) from error
 

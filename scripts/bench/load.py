@@ -102,6 +102,7 @@ def replay(data_dir: Path) -> tuple[float, int]:
     """Return how many commits a second opening the folder replays, and how many there were."""
     from kvserver.base.events import Event, LogRecovered
     from kvserver.engine.database import Database
+    from kvserver.engine.table_kit import rocks
     from kvserver.replication.local_register import KIND, LocalRegister
 
     events: list[Event] = []
@@ -111,6 +112,7 @@ def replay(data_dir: Path) -> tuple[float, int]:
         lambda env, paths: LocalRegister(env.fs, paths),
         KIND,
         post=lambda callback: callback(),
+        kit=rocks(),
         listener=events.append,
         threads=False,
     )

@@ -23,6 +23,7 @@ class Server:
 
     process: subprocess.Popen[str]
     address: str
+    http: str = ""
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the process has used, user and system."""
@@ -38,7 +39,7 @@ def _serving(command: list[str]) -> Iterator[Server]:
         for line in process.stdout:
             if line.startswith("ready "):
                 fields = dict(part.split("=", 1) for part in line.split()[1:] if "=" in part)
-                yield Server(process, fields["listen"])
+                yield Server(process, fields["listen"], fields.get("http", ""))
                 return
         raise SystemExit(f"{command[0]} ended before it served: exit code {process.wait()}")
     finally:

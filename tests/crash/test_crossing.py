@@ -39,7 +39,7 @@ def test_a_write_during_a_sync_is_not_answered_by_it(place: str) -> None:
     assert early.done
     assert late and not late[0].done, "answered by a sync that did not write it"
     assert db.marks.visible == early.answer().revision
-    assert db.get(1, b"late", db.marks.visible) is None
+    assert db.read(1, [b"late"], db.marks.visible).answer() == [None]
     db.run_log_once()
     assert late[0].answer().revision == db.marks.visible
 

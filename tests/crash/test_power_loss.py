@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 from kvserver.base.fs import FileSystem
 from support.campaign import Run, judge
@@ -21,15 +22,16 @@ class Told:
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        self.points: list[tuple[MemoryFileSystem, int]] = []
+        self.points: list[tuple[MemoryFileSystem, int, dict[Path, int]]] = []
 
     def note(self, disk: MemoryFileSystem) -> None:
         """Remember the disk as it is after a call, and what had been told by the next one."""
         run = self.run
         told = max(run.acknowledged, run.shown, run.db.marks.visible) if run is not None else 1
+        copies = dict(run.checkpoints) if run is not None else {}
         if self.points:  # nothing changed on disk since, but more may have been told
-            self.points[-1] = (self.points[-1][0], told)
-        self.points.append((disk.clone(), told))
+            self.points[-1] = (self.points[-1][0], told, copies)
+        self.points.append((disk.clone(), told, copies))
 
 
 def trace(seed: int) -> tuple[Run, Told]:
@@ -55,10 +57,10 @@ def test_every_crash_point() -> None:
     for seed in range(3 * ROUNDS):
         run, told = trace(seed)
         final = (run.acknowledged, run.shown)
-        for disk, known in told.points:
+        for disk, known, copies in told.points:
             run.acknowledged, run.shown = known, known
             for state in sampled_states(disk, random.Random(seed), STATES):
-                judge(state.disk, run)
+                judge(state.disk, run, copies=copies)
                 judged += 1
         run.acknowledged, run.shown = final
     assert judged > 500 * ROUNDS, "the campaign judged too little to mean anything"

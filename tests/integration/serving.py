@@ -25,6 +25,7 @@ from kvserver.base.clock import SystemClock
 from kvserver.base.environment import Environment
 from kvserver.base.options import EngineOptions
 from kvserver.engine.database import Database
+from kvserver.engine.table_kit import rocks
 from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.service.admin import AdminService
 from kvserver.service.kv import KvService
@@ -76,7 +77,7 @@ async def serving(data_dir: Path, options: EngineOptions | None = None, env: Env
     """Serve a data folder while the block runs."""
     loop = asyncio.get_running_loop()
     database = Database.open(
-        data_dir, lambda at, paths: LocalRegister(at.fs, paths), KIND, loop.call_soon_threadsafe, options, env
+        data_dir, lambda at, paths: LocalRegister(at.fs, paths), KIND, loop.call_soon_threadsafe, rocks(), options, env
     )
     server = GrpcServer(methods_of(database), ("", "kvproto.v1.KV", "kvproto.v1.Admin", "primary"))
     port = await server.start("127.0.0.1", 0)

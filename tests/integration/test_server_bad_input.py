@@ -264,7 +264,7 @@ async def test_a_fault_of_the_servers_own_shows_nothing_of_its_inside(
             raise RuntimeError("secret inside")
 
         with monkeypatch.context() as patch:
-            patch.setattr(node.database, "get", broken)
+            patch.setattr(node.database, "read", broken)
             refusal = await refused(node.kv.Get(Get(key=b"k")))
             assert (refusal.status, refusal.code) == ("INTERNAL", "INTERNAL")
             assert "secret" not in refusal.message + refusal.hint

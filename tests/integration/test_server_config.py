@@ -1,20 +1,19 @@
-"""What the server can be told, by flags and by the environment, and what its log lines look like."""
+"""What the server can be told, by flags and by the environment; the file has tests of its own in tests/unit/server."""
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
 
-from kvserver.base import events
-from kvserver.base.events import Event
+from integration.processes import Process
 from kvserver.base.limits import MIB
-from kvserver.server import config, logs
+from kvserver.base.options import EngineOptions
+from kvserver.server import config
 from kvserver.server.config import Address, ServeConfig
+from kvserver.server.flags import SETTINGS
 
 
 def parse(*flags: str, **environment: str) -> ServeConfig:
@@ -28,12 +27,15 @@ def test_the_defaults(tmp_path: Path) -> None:
     assert told.engine.wal.segment_bytes == 64 * MIB
     assert told.engine.wal.grouping and told.engine.pipeline.overlap
     assert told.engine.node_name
+    assert told.engine == EngineOptions(node_name=told.engine.node_name), "flags and options have the same defaults"
+    assert (told.warnings, told.check_only) == ((), False)
 
 
 def test_flags_reach_the_engine() -> None:
     told = parse(
         *("--data-dir", "relative", "--name", "kv-1", "--segment-mb", "16", "--seal-age-s", "5"),
-        *("--memory-limit-mb", "0", "--no-grouping", "--no-overlap"),
+        *("--memory-limit-mb", "0", "--no-grouping", "--no-overlap", "--group-window-ms", "0"),
+        *("--memtable-mb", "16", "--block-cache-mb", "8", "--history-s", "3", "--history-revisions", "4"),
     )
     assert told.data_dir == Path("relative").absolute()
     assert (told.engine.node_name, told.name) == ("kv-1", "kv-1")
@@ -41,6 +43,9 @@ def test_flags_reach_the_engine() -> None:
     assert told.engine.pipeline.memory_limit_bytes == 0
     assert not told.engine.wal.grouping
     assert not told.engine.pipeline.overlap
+    tables = told.engine.tables
+    assert (tables.memtable_bytes, tables.block_cache_bytes) == (16 * MIB, 8 * MIB)
+    assert (tables.history_ms, tables.history_revisions) == (3000, 4)
 
 
 def test_every_flag_has_its_variable_and_wins_over_it() -> None:
@@ -52,6 +57,10 @@ def test_every_flag_has_its_variable_and_wins_over_it() -> None:
         KVSERVER_SEGMENT_MB="32",
         KVSERVER_SEAL_AGE_S="7",
         KVSERVER_MEMORY_LIMIT_MB="11",
+        KVSERVER_MEMTABLE_MB="10",
+        KVSERVER_BLOCK_CACHE_MB="12",
+        KVSERVER_HISTORY_S="13",
+        KVSERVER_HISTORY_REVISIONS="14",
         KVSERVER_GROUP_WINDOW_MS="9",
         KVSERVER_LOOP="asyncio",
         KVSERVER_NO_GROUPING="yes",
@@ -64,6 +73,8 @@ def test_every_flag_has_its_variable_and_wins_over_it() -> None:
     assert (str(told.data_dir), str(told.listen), told.http, told.name) == ("/srv/kv", "[::1]:1", None, "from-environment")
     assert (told.engine.wal.segment_bytes, told.engine.wal.seal_age_ms) == (32 * MIB, 7000)
     assert told.engine.pipeline.memory_limit_bytes == 11 * MIB
+    assert (told.engine.tables.memtable_bytes, told.engine.tables.block_cache_bytes) == (10 * MIB, 12 * MIB)
+    assert (told.engine.tables.history_ms, told.engine.tables.history_revisions) == (13_000, 14)
     assert (told.engine.wal.grouping, told.engine.pipeline.overlap) == (False, True)
     assert (told.log_level, told.log_format, told.hints) == ("debug", "json", True)
     assert told.failpoints == "wal.after_sync=kill"
@@ -82,8 +93,11 @@ def test_every_flag_has_its_variable_and_wins_over_it() -> None:
         (("--data-dir", "d", "--name", "two words"), {}, "not a name"),
         (("--data-dir", "d", "--segment-mb", "4"), {}, "from 16 to 4095"),
         (("--data-dir", "d", "--memory-limit-mb", "-1"), {}, "whole number"),
-        (("--data-dir", "d", "--log-level", "loud"), {}, "invalid choice"),
+        (("--data-dir", "d", "--log-level", "loud"), {}, "not one of debug"),
         (("--data-dir", "d", "--nonsense"), {}, "--nonsense"),
+        (("--data-dir", "d", "--memory-limit-mb", "9" * 5000), {}, "whole number"),
+        (("--data-dir", "d", "--memtable-mb", "0"), {}, "from 1 to 4096"),
+        (("--data-dir", "d", "--memory-limit-mb", "64"), {}, "memory-limit-mb (64) must be above memtable-mb (64)"),
         (("--data-dir", "d"), {"KVSERVER_SEGMENT_MB": "many"}, "KVSERVER_SEGMENT_MB"),
         (("--data-dir", "d"), {"KVSERVER_NO_GROUPING": "maybe"}, "KVSERVER_NO_GROUPING"),
         (("--data-dir", "d"), {"KVSERVER_LOG_FORMAT": "xml"}, "KVSERVER_LOG_FORMAT"),
@@ -105,8 +119,10 @@ def test_help_shows_every_flag_and_examples(capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "kvserver serve --data-dir data/node" in shown
     assert "KVSERVER_DATA_DIR" in shown
-    for flag in ("--listen", "--http", "--name", "--segment-mb", "--seal-age-s", "--memory-limit-mb", "--log-format"):
-        assert flag in shown
+    for setting in SETTINGS:
+        assert re.search(rf"^  --{setting.name}\b", shown, re.MULTILINE)
+        if setting.default:
+            assert f"(default: {setting.default})" in re.sub(r"\s+", " ", shown)
 
 
 def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,66 +132,77 @@ def test_a_bare_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> No
     assert "serve" in capsys.readouterr().out
 
 
-# -- logs -----------------------------------------------------------------------------------------------------------
-
-EVENTS: list[Event] = [
-    events.StoreCreated("/srv/kv", "00ff"),
-    events.TornTailCut("a segment", 4096, 100, 7, 9, "aside"),
-    events.LogRecovered(1, 2, 3, 4, 0.5),
-    events.EpochBegun(3, 0xABC, 17),
-    events.SegmentSealed("a segment", 9, 4096),
-    events.SpaceUnavailable("no space left on device"),
-    events.SpaceAvailable(),
-    events.LogPoisoned("input/output error"),
-]
+# -- variables that no flag knows -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root, ours = logging.getLogger(), logging.getLogger("kvserver")
-    before = (list(root.handlers), root.level, ours.level)
-    yield io.StringIO()
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("KVSERVER_MEMTABEL_MB", "did you mean KVSERVER_MEMTABLE_MB?"),
+        ("KVSERVER_MEMTABLE", "did you mean KVSERVER_MEMTABLE_MB?"),
+        ("KVSERVER_CONFIGS", "did you mean KVSERVER_CONFIG?"),
+        ("KVSERVER_Q", "kvserver serve --help lists the settings"),
+    ],
+)
+def test_a_variable_that_no_flag_knows_is_warned_of(name: str, near: str) -> None:
+    told = config.parse(["serve", "--data-dir", "d"], {name: "x", "PATH": "/bin"})
+    assert told.warnings == (f"the environment variable {name} has no effect; {near}",)
 
 
-def test_every_kind_of_event_has_a_sentence(stream: io.StringIO) -> None:
-    kinds = {kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)} - {Event}
-    assert {type(event) for event in EVENTS} == kinds
-    logs.configure("debug", "text", stream)
-    for event in EVENTS:
-        logs.log_event(event)
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == len(EVENTS)
-    for event, line in zip(EVENTS, lines, strict=True):
-        assert type(event).__name__ not in line, "it has no sentence of its own"
-    assert "revisions 7 to 9" in lines[1]
-    assert "CRITICAL" in lines[-1] and "input/output error" in lines[-1]
+KUBERNETES = (
+    "KVSERVER_SERVICE_HOST",
+    "KVSERVER_SERVICE_PORT",
+    "KVSERVER_SERVICE_PORT_GRPC",
+    "KVSERVER_PORT",
+    "KVSERVER_PORT_7400_TCP",
+    "KVSERVER_PORT_7400_TCP_PROTO",
+    "KVSERVER_PORT_7400_TCP_PORT",
+    "KVSERVER_PORT_7400_TCP_ADDR",
+    "KVSERVER_CLIENT_SERVICE_HOST",
+    "KVSERVER_CLIENT_PORT_53_UDP_ADDR",
+)
 
 
-def test_an_unknown_kind_of_event_is_logged_all_the_same(stream: io.StringIO) -> None:
-    logs.configure("info", "text", stream)
-    logs.log_event(Event())
-    assert "Event()" in stream.getvalue()
+def test_what_kubernetes_puts_there_is_passed_over() -> None:
+    told = config.parse(["serve", "--data-dir", "d"], dict.fromkeys(KUBERNETES, "tcp://10.0.0.1:7400"))
+    assert told.warnings == ()
+    assert not [setting.variable for setting in SETTINGS if config._OF_KUBERNETES.fullmatch(setting.variable)]
 
 
-def test_json_lines_carry_fields_and_tracebacks(stream: io.StringIO) -> None:
-    logs.configure("info", "json", stream)
-    logs.log_event(EVENTS[3])
-    try:
-        raise ValueError("inner\nline")
-    except ValueError:
-        logging.getLogger("kvserver.test").exception("broke")
-    begun, broke = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert (begun["event"], begun["fields"]) == ("EpochBegun", {"number": 3, "nonce": 0xABC, "revision": 17})
-    assert begun["time"].endswith("Z")
-    assert (broke["level"], broke["message"]) == ("error", "broke")
-    assert "ValueError: inner" in broke["traceback"]
+# -- as a process -----------------------------------------------------------------------------------------------------
 
 
-def test_levels_are_kept(stream: io.StringIO) -> None:
-    logs.configure("warning", "text", stream)
-    for event in EVENTS:
-        logs.log_event(event)
-    assert len(stream.getvalue().splitlines()) == 3
+def test_check_config_prints_what_is_in_force_and_serves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "kvserver.toml"
+    file.write_text("[tables]\nmemtable-mb = 32\n")
+    environment = {"KVSERVER_SEGMENT_MB": "128", "KVSERVER_HISTORY": "1"}
+    flags = ("--config", str(file), "--data-dir", str(tmp_path / "data"), "--check-config")
+    with Process(*flags, environment=environment) as server:
+        assert server.wait() == 0
+    assert {
+        f'data-dir = "{tmp_path / "data"}"  # flag',
+        'listen = "127.0.0.1:0"  # flag',
+        "segment-mb = 128  # environment",
+        "memtable-mb = 32  # file",
+        "block-cache-mb = 128  # default",
+    } <= set(server.lines)
+    (warning,) = server.errors
+    assert warning.endswith("KVSERVER_HISTORY has no effect; did you mean KVSERVER_HISTORY_S?")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_bad_file_ends_the_start_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "kvserver.toml"
+    file.write_text("memtable-bm = 32\n")
+    with Process("--config", str(file), "--data-dir", str(tmp_path / "data")) as server:
+        assert server.wait() == 2
+    assert server.errors == [f'kvserver serve: error: {file}:1: unknown key "memtable-bm"; did you mean "memtable-mb"?']
+
+
+def test_a_server_that_cannot_start_says_so_in_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "something").write_text("else")
+    with Process("--data-dir", str(tmp_path), "--log-format", "json", environment={"KVSERVER_NOTHING": "1"}) as server:
+        assert server.wait() == 1
+    warning, refusal = (json.loads(line) for line in server.errors)
+    assert (warning["level"], refusal["level"]) == ("warning", "critical")
+    assert refusal["message"].startswith("cannot start: ") and "; hint: " in refusal["message"]

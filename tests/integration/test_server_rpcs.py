@@ -179,7 +179,7 @@ async def test_status(tmp_path: Path) -> None:
     async with serving(tmp_path) as node:
         await put(node, b"k", bytes(100))
         status = await node.admin.Status(admin_pb2.StatusRequest())
-        assert (status.role, status.format_version, status.keys) == ("primary", 1, 1)
+        assert (status.role, status.format_version, status.keys) == ("primary", 2, 1)
         marks = (status.assigned_revision, status.applied_revision, status.durable_revision, status.visible_revision)
         assert marks == (2, 2, 2, 2)
         assert (status.oldest_readable_revision, status.header.revision) == (1, 2)

@@ -20,7 +20,9 @@ DISTRIBUTIONS = {
     "uvloop": "uvloop",
     "google-crc32c": "google_crc32c",
     "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
     "prometheus-client": "prometheus_client",
+    "rocksdict": "rocksdict",
 }
 
 RUN_BLOCKED = """

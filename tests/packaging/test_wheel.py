@@ -25,7 +25,15 @@ FOLDERS = {
     "kvctl": ROOT / "client" / "kvctl",
     "kvbench": ROOT / "client" / "kvbench",
 }
-SERVER_ONLY = {"sortedcontainers", "google-crc32c", "grpcio-health-checking", "prometheus-client", "uvloop"}
+SERVER_ONLY = {
+    "sortedcontainers",
+    "google-crc32c",
+    "grpcio-health-checking",
+    "grpcio-reflection",
+    "prometheus-client",
+    "rocksdict",
+    "uvloop",
+}
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,12 @@ CAMPAIGN = ("tests/crash/test_power_loss.py", "tests/crash/test_every_failpoint.
 FAILING = ("tests/crash/test_failing_calls.py",)
 CROSSING = ("tests/crash/test_crossing.py",)
 UNIT_WAL = ("tests/unit/wal",)
+RACES = ("tests/unit/engine/test_races_writes.py", "tests/unit/engine/test_races_reads.py")
+AGREE = ("tests/unit/engine/test_eager_and_lazy.py",)
+VIEW = ("tests/unit/storage/test_view.py",)
+FLUSH_FAILURE = ("tests/unit/engine/test_flush_failure.py",)
+UPKEEP = ("tests/unit/engine/test_upkeep.py",)
+CHECKPOINT = ("tests/unit/engine/test_checkpoint.py",)
 
 SYNC_OF_THE_LAST_GROUP = (
     "        self._file.datasync()\n        frame, chain = self._build(kind, count, payload, time_ms)\n        failpoints"
@@ -188,5 +194,155 @@ CORPUS = (
         (("        self._file.sync()\n", ""),),
         CAMPAIGN,
         "the next segment claims a predecessor that the power took back",
+    ),
+    SeededBug(
+        "flushed_memtable_let_go_while_rows_are_in_use",
+        "kvserver/storage/view.py",
+        (
+            (
+                "        return self._above + [memtable for made, memtable in self._retained if made > generation]\n",
+                "        return self._above\n",
+            ),
+        ),
+        VIEW + RACES,
+        "rows read before a flush and memory as it is after it have a hole between them",
+    ),
+    SeededBug(
+        "rows_labelled_with_the_tables_they_come_from_not_with_the_memory_looked_at",
+        "kvserver/commit/reading.py",
+        (("self._view.pin(rows._replace(generation=until_read.rows.generation))", "self._view.pin(rows)"),),
+        RACES,
+        "a flush between the look into memory and the read of the tables hides what it moved; the write ends the process",
+    ),
+    SeededBug(
+        "tables_of_today_asked_about_rows_of_yesterday",
+        "kvserver/storage/view.py",
+        (("        if rows.flushed_revision <= CREATION_REVISION:", "        if not self.has_tables:"),),
+        RACES,
+        "a write that was in line during the very first flush ends the process",
+    ),
+    SeededBug(
+        "relative_put_taken_for_a_first_version",
+        "kvserver/storage/memtable.py",
+        (("    return (base[0], base[1] + number) if base[1] else (-create, number)\n", "    return -create, number\n"),),
+        VIEW + AGREE,
+        "versions would begin anew with every memtable",
+    ),
+    SeededBug(
+        "figures_of_the_layer_below_the_next",
+        "kvserver/storage/view.py",
+        (("self._below(sources, place + 1, namespace, key, rows)", "self._below(sources, place + 2, namespace, key, rows)"),),
+        VIEW + AGREE,
+        "with two memtables frozen, the one between is left out of the count",
+    ),
+    SeededBug(
+        "history_in_the_bucket_before",
+        "kvserver/storage/flush_build.py",
+        (("number = superseded_at // self._job.bucket_revisions", "number = (superseded_at - 1) // self._job.bucket_revisions"),),
+        AGREE,
+        "the past version at the first revision of a bucket is looked for in the wrong one",
+    ),
+    SeededBug(
+        "history_dropped_while_it_can_be_read",
+        "kvserver/engine/flushing.py",
+        (("keep_from=self._state.oldest_readable(self._marks.visible)", "keep_from=self._marks.visible"),),
+        AGREE,
+        "what a flush displaces is gone although the window promises it",
+    ),
+    SeededBug(
+        "bucket_given_up_one_too_early",
+        "kvserver/engine/upkeep.py",
+        (("bound = (oldest + 1) // self._bucket_revisions", "bound = oldest // self._bucket_revisions + 1"),),
+        UPKEEP,
+        "the bucket that the oldest readable revision needs goes too",
+    ),
+    SeededBug(
+        "window_passes_a_running_scan",
+        "kvserver/engine/upkeep.py",
+        (("                wanted = min(wanted, pin.revision)\n", "                pass\n"),),
+        RACES,
+        "a long scan of the newest state ends with COMPACTED for no fault of its own",
+    ),
+    SeededBug(
+        "scan_tells_of_a_drop_that_is_not_durable",
+        "kvserver/commit/reading.py",
+        (("self._state.require_live(namespace, self._marks.visible)", "self._state.require_live(namespace)"),),
+        RACES,
+        "an error shows things too: a crash takes the drop back",
+    ),
+    SeededBug(
+        "rows_replace_an_answer_that_was_told",
+        "kvserver/commit/pipeline.py",
+        (("            if ticket.done:  # the log failed meanwhile, and that was told\n                return\n", ""),),
+        RACES,
+        "who awaits the answer reads it a turn later, and finds there what was never durable",
+    ),
+    SeededBug(
+        "flushed_mark_moved_before_the_table_is_in",
+        "kvserver/engine/flushing.py",
+        (
+            (
+                '        failpoints.hit("engine.flush.after_build")\n',
+                '        failpoints.hit("engine.flush.after_build")\n        self._flushed = job.upto\n'
+                "        self._marks.flushed = job.upto.revision\n",
+            ),
+        ),
+        FLUSH_FAILURE,
+        "where the table is not taken in, the next one is built from the wrong position on",
+    ),
+    SeededBug(
+        "log_released_before_the_table_is_in",
+        "kvserver/engine/flushing.py",
+        (
+            (
+                '        failpoints.hit("engine.flush.after_build")\n',
+                '        failpoints.hit("engine.flush.after_build")\n'
+                "        self._floor.holds.set(FLUSH, job.upto.revision + 1)\n"
+                "        self._floor.deleter.delete_obsolete()\n",
+            ),
+        ),
+        CAMPAIGN,
+        "a crash in between leaves a range of history that nobody has",
+    ),
+    SeededBug(
+        "frozen_at_what_is_durable",
+        "kvserver/engine/flushing.py",
+        (("        self._view.freeze(self._marks.assigned)\n", "        self._view.freeze(self._marks.durable)\n"),),
+        CAMPAIGN,
+        "the memtable holds more than the table that is built for it, and goes nevertheless",
+    ),
+    SeededBug(
+        "dropped_namespace_leaves_its_rows",
+        "kvserver/engine/upkeep.py",
+        (
+            (
+                "            self._tables.delete_range(start, end)\n"
+                "            self._tables.compact(start, end)\n"
+                "            return True\n",
+                "            return True\n",
+            ),
+        ),
+        UPKEEP,
+        "its space never returns",
+    ),
+    SeededBug(
+        "checkpoint_called_whole_before_it_is",
+        "kvserver/engine/checkpoint.py",
+        (
+            ("        write_origin(env, paths, origin)\n", ""),
+            (
+                "        tables.checkpoint(paths.tables)\n",
+                "        write_origin(env, paths, origin)\n        tables.checkpoint(paths.tables)\n",
+            ),
+        ),
+        CHECKPOINT,
+        "half a copy opens as an empty or a damaged store",
+    ),
+    SeededBug(
+        "copy_claims_an_epoch_of_its_parent",
+        "kvserver/engine/opening.py",
+        (("    copied = origin.position.epoch.number if origin is not None else 0\n", "    copied = 0\n"),),
+        CHECKPOINT,
+        "a session of one store is taken for one of the other",
     ),
 )

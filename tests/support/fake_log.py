@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
+from kvserver.base.errors import KvError
 from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Epoch, Position
 from kvserver.commit.marks import Marks
 from kvserver.commit.pipeline import AnyTicket, CommitPipeline
+from kvserver.commit.reading import Reader
 from kvserver.commit.requests import Delete, Put, ReadRun, Request
 from kvserver.commit.state import State
+from kvserver.storage.view import TableRows, View
 from kvserver.wal.format import FRAME_OVERHEAD
 from kvserver.wal.group_commit import SEAL, Control, GroupDone, Submission
 
@@ -25,6 +29,7 @@ class FakeLog:
         self.revision = revision
         self.room_bytes = room_bytes
         self.error: OSError | None = None
+        self.flush_failure: KvError | None = None
         self.written: list[bytes] = []
 
     def submit_to_log(self, item: Item) -> None:
@@ -38,6 +43,10 @@ class FakeLog:
     def space_error(self) -> OSError | None:
         """Return why there is no more room."""
         return self.error
+
+    def memory_refusal(self) -> KvError | None:
+        """Return why full memory is not flushed."""
+        return self.flush_failure
 
     def take(self, count: int | None = None) -> list[Submission[AnyTicket]]:
         """Take so many submissions off the queue, or all up to the next control, as a group does."""
@@ -64,6 +73,21 @@ class FakeLog:
         return Position(Epoch(1, 1), self.revision, bytes(16))
 
 
+class EmptyTables:
+    """The reader's ``TableAccess`` of tables that hold no row, and say so at once."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def fetch(self, keys: list[bytes], done: Callable[[TableRows | Exception], None], heads_only: bool = False) -> None:
+        """Find nothing."""
+        done(self._view.nothing_read()._replace(rows=dict.fromkeys(keys)))
+
+    def run_job(self, job: Any, done: Any) -> None:
+        """Fail: no test of the pipeline alone asks for the past or for spans in tables."""
+        raise AssertionError("something was asked of tables, where there are none")
+
+
 class Desk:
     """A pipeline over a fake log; every step is followed by a check of the marks."""
 
@@ -71,7 +95,8 @@ class Desk:
         self.state = State()
         self.marks = Marks(1)
         self.log = FakeLog(1, room_bytes)
-        self.pipeline = CommitPipeline(self.state, self.marks, self.log, options or PipelineOptions())
+        self.reader = Reader(self.state, self.marks, EmptyTables(self.state.view))
+        self.pipeline = CommitPipeline(self.state, self.marks, self.log, options or PipelineOptions(), self.reader)
         self.failures: list[BaseException] = []
         self.pipeline.on_failure = self.failures.append
 

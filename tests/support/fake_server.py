@@ -11,53 +11,19 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from kvproto.v1 import admin_pb2, admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
+from kvproto.v1 import admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
+from support.fake_admin import FakeAdmin
+from support.fake_errors import abort
 from support.fake_store import FakeError, FakeStore, wanted_revision
 
 LOCAL = kv_pb2.DURABILITY_LOCAL
 MEMORY = kv_pb2.DURABILITY_MEMORY
 CLUSTER_ID = bytes(range(16))
-
-_STATUS = {
-    "UNKNOWN_NAMESPACE": "NOT_FOUND",
-    "NAMESPACE_EXISTS": "ALREADY_EXISTS",
-    "CONDITION_FAILED": "FAILED_PRECONDITION",
-    "FUTURE_REVISION": "OUT_OF_RANGE",
-    "COMPACTED": "OUT_OF_RANGE",
-    "HISTORY_LOST": "FAILED_PRECONDITION",
-    "NOT_WRITTEN": "ABORTED",
-    "OUTCOME_UNKNOWN": "UNKNOWN",
-    "DEADLINE": "DEADLINE_EXCEEDED",
-    "OVERLOADED": "RESOURCE_EXHAUSTED",
-    "DISK_FULL": "RESOURCE_EXHAUSTED",
-    "MEMORY_FULL": "RESOURCE_EXHAUSTED",
-    "LOG_FAILED": "UNAVAILABLE",
-    "NOT_SERVING": "UNAVAILABLE",
-    "CORRUPTION": "DATA_LOSS",
-    "DISK_UNAVAILABLE": "UNAVAILABLE",
-    "INTERNAL": "INTERNAL",
-}
-
-
-def details_of(error: FakeError, domain: str = "kvserver") -> bytes:
-    """Return the rich details that a server sends along with an error."""
-    info = error_details_pb2.ErrorInfo(reason=error.code, domain=domain, metadata={"hint": error.hint, **error.extra})
-    packed = any_pb2.Any()
-    packed.Pack(info)
-    number = code_pb2.Code.Value(_STATUS.get(error.code, "INVALID_ARGUMENT"))
-    return status_pb2.Status(code=number, message=error.message, details=[packed]).SerializeToString()
-
-
-def abort(context: grpc.ServicerContext, error: FakeError) -> None:
-    """End a call with an error in the service's own words."""
-    context.set_trailing_metadata((("grpc-status-details-bin", details_of(error)),))
-    context.abort(grpc.StatusCode[_STATUS.get(error.code, "INVALID_ARGUMENT")], error.message)
+AnswerT = TypeVar("AnswerT")
 
 
 class FakeServer:
@@ -73,6 +39,8 @@ class FakeServer:
         self.pipeline_breaks_after: int | None = None
         self.pipeline_failures: dict[bytes, FakeError] = {}
         self.pipeline_mute = False
+        self.page_entries = 1_000
+        self.flushed = 1
         self.cancelled = threading.Event()
         self._faults: dict[str, deque[Callable[[grpc.ServicerContext], None]]] = defaultdict(deque)
         self._held: dict[str, threading.Event] = {}
@@ -98,7 +66,7 @@ class FakeServer:
             ],
         )
         kv_pb2_grpc.add_KVServicer_to_server(_KV(self), self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(_Admin(self), self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(FakeAdmin(self), self._server)
         bound = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.endpoint = f"127.0.0.1:{bound}"
         self._server.start()
@@ -151,7 +119,7 @@ class _KV(kv_pb2_grpc.KVServicer):
         self.fake = fake
         self.store = fake.store
 
-    def _unary(self, method: str, request: Any, context: grpc.ServicerContext, carry_out: Callable[[], Any]) -> Any:
+    def _unary(self, method: str, request: Any, context: grpc.ServicerContext, carry_out: Callable[[], AnswerT]) -> AnswerT:
         self.fake.arrive(method, request, context)
         try:
             with self.store.lock:
@@ -170,6 +138,25 @@ class _KV(kv_pb2_grpc.KVServicer):
             return kv_pb2.GetResponse(header=self.fake.header(at), kv=kv)
 
         return self._unary("Get", request, context, carry_out)
+
+    def History(self, request: kv_pb2.HistoryRequest, context: grpc.ServicerContext) -> kv_pb2.HistoryResponse:
+        def carry_out() -> kv_pb2.HistoryResponse:
+            self.store.check_namespace(request.namespace)
+            self.store.check_pair(request.key)
+            at = self.store.read_revision(0, request.session)
+            below = min(request.before_revision or at + 1, at + 1)
+            found = self.store.history(request.namespace, request.key, below)
+            kept = found[: min(request.limit or self.fake.page_entries, self.fake.page_entries)]
+            return kv_pb2.HistoryResponse(
+                header=self.fake.header(at),
+                entries=kept,
+                more=len(kept) < len(found),
+                oldest_readable_revision=self.store.oldest_readable,
+            )
+
+        sent = kv_pb2.HistoryRequest()
+        sent.CopyFrom(request)
+        return self._unary("History", sent, context, carry_out)
 
     def Put(self, request: kv_pb2.PutRequest, context: grpc.ServicerContext) -> kv_pb2.PutResponse:
         def carry_out() -> kv_pb2.PutResponse:
@@ -307,56 +294,3 @@ class _KV(kv_pb2_grpc.KVServicer):
             answer.commits += 1
         answer.header.CopyFrom(self.fake.header(self.store.assigned))
         return answer
-
-
-class _Admin(admin_pb2_grpc.AdminServicer):
-    def __init__(self, fake: FakeServer) -> None:
-        self.fake = fake
-        self.store = fake.store
-
-    def Status(self, request: admin_pb2.StatusRequest, context: grpc.ServicerContext) -> admin_pb2.StatusResponse:
-        self.fake.arrive("Status", request, context)
-        return admin_pb2.StatusResponse(
-            header=self.fake.header(self.store.visible),
-            role="primary",
-            server_version="0.1.0",
-            format_version=1,
-            assigned_revision=self.store.assigned,
-            applied_revision=self.store.assigned,
-            durable_revision=self.store.visible,
-            visible_revision=self.store.visible,
-            oldest_readable_revision=self.store.oldest_readable,
-            epoch_nonce=2**63 + 5,
-            chain=bytes(16),
-            keys=sum(1 for chain in self.store.rows.values() if chain[-1].value is not None),
-            memory_bytes=123_456,
-            wal_segments=2,
-            wal_bytes=5_000_000,
-            uptime_ms=61_000,
-            warnings=["the disk is 91 % full"],
-        )
-
-    def CreateNamespace(
-        self, request: admin_pb2.CreateNamespaceRequest, context: grpc.ServicerContext
-    ) -> admin_pb2.CreateNamespaceResponse:
-        self.fake.arrive("CreateNamespace", request, context)
-        with self.store.lock:
-            if request.name in self.store.namespaces:
-                abort(context, FakeError("NAMESPACE_EXISTS", f"the namespace {request.name!r} exists already"))
-            if not request.name.replace("/", "").replace("-", "").isalnum():
-                abort(context, FakeError("INVALID_NAMESPACE_NAME", f"not a name: {request.name!r}"))
-            revision = self.store.commit(LOCAL)
-            self.store.namespaces[request.name] = (len(self.store.namespaces) + 1, revision)
-            row = self._row(request.name)
-        return admin_pb2.CreateNamespaceResponse(header=self.fake.header(revision), namespace=row)
-
-    def ListNamespaces(
-        self, request: admin_pb2.ListNamespacesRequest, context: grpc.ServicerContext
-    ) -> admin_pb2.ListNamespacesResponse:
-        self.fake.arrive("ListNamespaces", request, context)
-        rows = [self._row(name) for name in sorted(self.store.namespaces)]
-        return admin_pb2.ListNamespacesResponse(header=self.fake.header(self.store.visible), namespaces=rows)
-
-    def _row(self, name: str) -> admin_pb2.Namespace:
-        number, revision = self.store.namespaces[name]
-        return admin_pb2.Namespace(name=name, id=number, create_revision=revision)

@@ -50,6 +50,7 @@ class FakeStore:
         self.oldest_readable = 1
         self.max_range = MAX_COMMIT_MUTATIONS
         self.namespaces: dict[str, tuple[int, int]] = {"": (1, 1)}
+        self.last_namespace_id = 1
         self.rows: dict[tuple[str, bytes], list[Row]] = {}
 
     def restart(self) -> None:
@@ -74,11 +75,25 @@ class FakeStore:
         row = seen[-1]
         return kv_pb2.KeyValue(
             key=key,
-            value=row.value,
+            value=row.value or b"",
             create_revision=row.create_revision,
             mod_revision=row.revision,
             version=row.version,
         )
+
+    def history(self, namespace: str, key: bytes, below: int) -> list[kv_pb2.HistoryEntry]:
+        """Return what was done to a key below a revision, newest first, as far back as it can still be read."""
+        found = []
+        for row in reversed(self.rows.get((namespace, key), ())):
+            in_the_past = row.revision <= self.oldest_readable
+            if row.revision < below and not (in_the_past and row.value is None):
+                kv = kv_pb2.KeyValue(key=key, mod_revision=row.revision)
+                if row.value is not None:
+                    kv.MergeFrom(kv_pb2.KeyValue(value=row.value, create_revision=row.create_revision, version=row.version))
+                found.append(kv_pb2.HistoryEntry(deleted=row.value is None, kv=kv))
+            if in_the_past:
+                break
+        return found
 
     def read_revision(self, asked: int, session: kv_pb2.SessionToken) -> int:
         """Return the revision to read at; the session's own writes become visible, as if it had waited for them."""
@@ -89,7 +104,8 @@ class FakeStore:
         if asked > self.visible:
             raise FakeError("FUTURE_REVISION", f"revision {asked} is above {self.visible}")
         if asked and asked < self.oldest_readable:
-            raise FakeError("COMPACTED", f"revision {asked} was compacted")
+            oldest = str(self.oldest_readable)
+            raise FakeError("COMPACTED", f"revision {asked} was compacted", oldest_readable_revision=oldest)
         return asked or self.visible
 
     def commit(self, durability: int) -> int:

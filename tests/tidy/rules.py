@@ -278,4 +278,10 @@ RULES = (
         _import_of("sortedcontainers"),
         "keep what is sorted in kvserver/storage",
     ),
+    Rule(
+        "owner of rocksdict",
+        _within(*_SHIPPED, but=("kvserver/storage/rocks.py",)),
+        _import_of("rocksdict"),
+        "use the tables of kvserver/storage/tables.py, of which kvserver/storage/rocks.py is one kind",
+    ),
 )

@@ -64,7 +64,7 @@ def _import(settings: Settings, file: str, skip: int, acked_log: str | None, acc
             account.acked_log = stack.enter_context(FileIO(acked_log, "ab"))
         bar = stack.enter_context(ProgressBar(f"importing {Path(file).name}", source.size))
         kv = stack.enter_context(settings.connect())
-        _load(kv, source, skip, account, bar, stall_timeout_s=settings.timeout_s)
+        _load(kv, source, skip, account, bar, stall_timeout_s=settings.limit_s)
 
 
 def _load(

@@ -61,6 +61,9 @@ def put(settings: Settings, key: str, value: str, if_absent: bool, if_revision: 
 def get(settings: Settings, key: str, revision: int | None) -> None:
     """Print the value of KEY as it is; a newline is added only on a terminal. Exit code 6 if there is no such key.
 
+    With --revision it is the value that KEY had then; how far back one can go is the oldest readable revision of kvctl
+    status, and kvctl history lists the revisions of KEY.
+
     \b
     Examples:
       kvctl get greeting

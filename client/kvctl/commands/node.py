@@ -32,7 +32,9 @@ def status(settings: Settings) -> None:
     elif settings.output == "raw":
         fields = status_fields(found)
         warnings = fields.pop("warnings")
+        holds = fields.pop("holds")
         pairs = [(name, str(value)) for name, value in fields.items()]
+        pairs += [("hold", f"{hold['name']} {hold['revision']}") for hold in holds]
         output.write_pairs([*pairs, *(("warning", warning) for warning in warnings)], raw=True)
     else:
         output.write_pairs(_for_people(found))
@@ -44,6 +46,7 @@ def status_fields(found: Status) -> dict[str, Any]:
     fields["cluster_id"] = found.cluster_id.hex()
     fields["chain"] = found.chain.hex()
     fields["epoch_nonce"] = f"{found.epoch_nonce:016x}"
+    fields["holds"] = [hold._asdict() for hold in found.holds]
     fields["warnings"] = list(found.warnings)
     return fields
 
@@ -56,16 +59,30 @@ def _for_people(found: Status) -> list[tuple[str, str]]:
         ("epoch", str(found.epoch)),
         ("revision", str(found.revision)),
         ("durable revision", str(found.durable_revision)),
+        ("flushed revision", str(found.flushed_revision)),
         ("assigned revision", str(found.assigned_revision)),
         ("oldest readable revision", str(found.oldest_readable_revision)),
         ("chain", chain),
         ("keys", f"{found.keys:,}"),
         ("memory", output.sized(found.memory_bytes)),
+        ("tables", _tables(found)),
         ("log", f"{output.sized(found.wal_bytes)} in {output.counted(found.wal_segments, 'segment')}"),
+        *(("log is kept", f"from revision {hold.revision} on for {_safe(hold.name)}") for hold in found.holds),
         ("up", _duration(found.uptime_ms)),
         ("version", f"{found.server_version} (format {found.format_version})"),
-        *(("warning", output.printable(warning.encode())) for warning in found.warnings),
+        *(("warning", _safe(warning)) for warning in found.warnings),
     ]
+
+
+def _tables(found: Status) -> str:
+    """Return what the tables are, and how much of them waits to be merged."""
+    waiting = f"{found.level0_files} not merged yet, {output.sized(found.pending_compaction_bytes)} to merge"
+    flushes = f"{found.flushes:,} flush" + ("" if found.flushes == 1 else "es")
+    return f"{output.sized(found.table_bytes)} in {output.counted(found.table_files, 'file')} ({waiting}; {flushes})"
+
+
+def _safe(text: str) -> str:
+    return output.printable(text.encode())
 
 
 def _duration(milliseconds: int) -> str:

@@ -47,6 +47,7 @@ def scan(
       kvctl scan pkg/ --limit 10
       kvctl scan --start a --end b --keys-only
       kvctl scan pkg/ --count-only
+      kvctl scan pkg/ --revision 1200
       kvctl scan pkg/ -o json
     """
     if prefix is not None and (start or end):

@@ -96,7 +96,8 @@ def verify(settings: Settings, data_dir: Path) -> int:
     """Check every byte of the log and how its segments follow each other.
 
     Exit code 5 when something is damaged. A torn end is not damage: it is what a crash leaves of a write that was never
-    acknowledged, or, beside a running server, a write that is under way.
+    acknowledged, or, beside a running server, a write that is under way. A log may begin at any revision: what was before
+    it is in the tables, which this command does not read. That both fit together is seen by the server at every start.
 
     \b
     Example:
@@ -113,6 +114,8 @@ def verify(settings: Settings, data_dir: Path) -> int:
         "problems": [report.problem for report in reports if report.problem],
         "torn_files": kept_torn_tails(OsFileSystem(), _paths(data_dir)),
     }
+    if reports:
+        fields["first_revision"] = reports[0].name.first_revision
     if last is not None and last.end is not None:
         fields |= {"epoch": last.end.epoch.number, "revision": last.end.revision, "chain": last.end.chain.hex()}
     if settings.as_json:
@@ -153,7 +156,10 @@ def _commits(paths: DataPaths, names: list[SegmentName], from_revision: int) -> 
     for name, end in zip(names, later, strict=True):
         if end is not None and end <= from_revision:
             continue
-        reader = _reader(fs, paths, name)
+        try:
+            reader = _reader(fs, paths, name)
+        except FileNotFoundError:  # it was there a moment ago: a running server removed it, its commits are in tables
+            continue
         for frame in reader.frames():
             if frame.header.kind != GROUP or frame.header.last_revision < from_revision:
                 continue
@@ -177,9 +183,10 @@ def _row(report: SegmentReport) -> list[str]:
     first = str(report.name.first_revision)
     last = str(report.end.revision) if report.end is not None and report.commits else "-"
     size = sized(report.length_bytes)
+    remark = report.problem or report.note
     return [
         *(report.file, report.state, str(report.name.epoch_number), first, last),
-        *(str(report.commits), str(report.groups), size + (f"  {report.problem}" if report.problem else "")),
+        *(str(report.commits), str(report.groups), size + (f"  {remark}" if remark else "")),
     ]
 
 
@@ -195,6 +202,7 @@ def _report_fields(report: SegmentReport) -> dict[str, Any]:
         "groups": report.groups,
         "bytes": report.length_bytes,
         "problem": report.problem,
+        "note": report.note,
     }
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvproto.v1 import kv_pb2 as kvproto_dot_v1_dot_kv__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvproto/v1/admin.proto\x12\nkvproto.v1\x1a\x13kvproto/v1/kv.proto\"\x0f\n\rStatusRequest\"\x9b\x03\n\x0eStatusResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\r\x12\x19\n\x11\x61ssigned_revision\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_revision\x18\x06 \x01(\x04\x12\x18\n\x10\x64urable_revision\x18\x07 \x01(\x04\x12\x18\n\x10visible_revision\x18\x08 \x01(\x04\x12 \n\x18oldest_readable_revision\x18\t \x01(\x04\x12\x13\n\x0b\x65poch_nonce\x18\n \x01(\x04\x12\r\n\x05\x63hain\x18\x0b \x01(\x0c\x12\x0c\n\x04keys\x18\x0c \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x04\x12\x14\n\x0cwal_segments\x18\x0e \x01(\r\x12\x11\n\twal_bytes\x18\x0f \x01(\x04\x12\x11\n\tuptime_ms\x18\x10 \x01(\x04\x12\x10\n\x08warnings\x18\x11 \x03(\t\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"o\n\x17\x43reateNamespaceResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12(\n\tnamespace\x18\x02 \x01(\x0b\x32\x15.kvproto.v1.Namespace\"\x17\n\x15ListNamespacesRequest\"o\n\x16ListNamespacesResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12)\n\nnamespaces\x18\x02 \x03(\x0b\x32\x15.kvproto.v1.Namespace\">\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\r\x12\x17\n\x0f\x63reate_revision\x18\x03 \x01(\x04\x32\xfd\x01\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.kvproto.v1.StatusRequest\x1a\x1a.kvproto.v1.StatusResponse\x12Z\n\x0f\x43reateNamespace\x12\".kvproto.v1.CreateNamespaceRequest\x1a#.kvproto.v1.CreateNamespaceResponse\x12W\n\x0eListNamespaces\x12!.kvproto.v1.ListNamespacesRequest\x1a\".kvproto.v1.ListNamespacesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvproto/v1/admin.proto\x12\nkvproto.v1\x1a\x13kvproto/v1/kv.proto\"\x0f\n\rStatusRequest\"\xc9\x04\n\x0eStatusResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x16\n\x0e\x66ormat_version\x18\x04 \x01(\r\x12\x19\n\x11\x61ssigned_revision\x18\x05 \x01(\x04\x12\x18\n\x10\x61pplied_revision\x18\x06 \x01(\x04\x12\x18\n\x10\x64urable_revision\x18\x07 \x01(\x04\x12\x18\n\x10visible_revision\x18\x08 \x01(\x04\x12 \n\x18oldest_readable_revision\x18\t \x01(\x04\x12\x13\n\x0b\x65poch_nonce\x18\n \x01(\x04\x12\r\n\x05\x63hain\x18\x0b \x01(\x0c\x12\x0c\n\x04keys\x18\x0c \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x04\x12\x14\n\x0cwal_segments\x18\x0e \x01(\r\x12\x11\n\twal_bytes\x18\x0f \x01(\x04\x12\x11\n\tuptime_ms\x18\x10 \x01(\x04\x12\x10\n\x08warnings\x18\x11 \x03(\t\x12\x18\n\x10\x66lushed_revision\x18\x12 \x01(\x04\x12\x13\n\x0btable_files\x18\x13 \x01(\r\x12\x13\n\x0btable_bytes\x18\x14 \x01(\x04\x12\x14\n\x0clevel0_files\x18\x15 \x01(\r\x12 \n\x18pending_compaction_bytes\x18\x16 \x01(\x04\x12\x0f\n\x07\x66lushes\x18\x17 \x01(\x04\x12\x1f\n\x05holds\x18\x18 \x03(\x0b\x32\x10.kvproto.v1.Hold\"&\n\x04Hold\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"o\n\x17\x43reateNamespaceResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12(\n\tnamespace\x18\x02 \x01(\x0b\x32\x15.kvproto.v1.Namespace\"\x17\n\x15ListNamespacesRequest\"o\n\x16ListNamespacesResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12)\n\nnamespaces\x18\x02 \x03(\x0b\x32\x15.kvproto.v1.Namespace\"`\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\r\x12\x17\n\x0f\x63reate_revision\x18\x03 \x01(\x04\x12\x0c\n\x04keys\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"$\n\x14\x44ropNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"m\n\x15\x44ropNamespaceResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12(\n\tnamespace\x18\x02 \x01(\x0b\x32\x15.kvproto.v1.Namespace\"\x0e\n\x0c\x46lushRequest\"U\n\rFlushResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12\x18\n\x10\x66lushed_revision\x18\x02 \x01(\x04\"\'\n\x11\x43heckpointRequest\x12\x12\n\ntarget_dir\x18\x01 \x01(\t\"\xae\x01\n\x12\x43heckpointResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12\x12\n\ntarget_dir\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12\x13\n\x0btable_files\x18\x06 \x01(\r\x12\x13\n\x0btable_bytes\x18\x07 \x01(\x04\"\"\n\x0e\x43ompactRequest\x12\x10\n\x08revision\x18\x01 \x01(\x04\"_\n\x0f\x43ompactResponse\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.kvproto.v1.ResponseHeader\x12 \n\x18oldest_readable_revision\x18\x02 \x01(\x04\x32\xa2\x04\n\x05\x41\x64min\x12?\n\x06Status\x12\x19.kvproto.v1.StatusRequest\x1a\x1a.kvproto.v1.StatusResponse\x12Z\n\x0f\x43reateNamespace\x12\".kvproto.v1.CreateNamespaceRequest\x1a#.kvproto.v1.CreateNamespaceResponse\x12W\n\x0eListNamespaces\x12!.kvproto.v1.ListNamespacesRequest\x1a\".kvproto.v1.ListNamespacesResponse\x12T\n\rDropNamespace\x12 .kvproto.v1.DropNamespaceRequest\x1a!.kvproto.v1.DropNamespaceResponse\x12<\n\x05\x46lush\x12\x18.kvproto.v1.FlushRequest\x1a\x19.kvproto.v1.FlushResponse\x12K\n\nCheckpoint\x12\x1d.kvproto.v1.CheckpointRequest\x1a\x1e.kvproto.v1.CheckpointResponse\x12\x42\n\x07\x43ompact\x12\x1a.kvproto.v1.CompactRequest\x1a\x1b.kvproto.v1.CompactResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=59
   _globals['_STATUSREQUEST']._serialized_end=74
   _globals['_STATUSRESPONSE']._serialized_start=77
-  _globals['_STATUSRESPONSE']._serialized_end=488
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=490
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=528
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=530
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=641
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=643
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=666
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=668
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=779
-  _globals['_NAMESPACE']._serialized_start=781
-  _globals['_NAMESPACE']._serialized_end=843
-  _globals['_ADMIN']._serialized_start=846
-  _globals['_ADMIN']._serialized_end=1099
+  _globals['_STATUSRESPONSE']._serialized_end=662
+  _globals['_HOLD']._serialized_start=664
+  _globals['_HOLD']._serialized_end=702
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=704
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=742
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=744
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=855
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=857
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=880
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=882
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=993
+  _globals['_NAMESPACE']._serialized_start=995
+  _globals['_NAMESPACE']._serialized_end=1091
+  _globals['_DROPNAMESPACEREQUEST']._serialized_start=1093
+  _globals['_DROPNAMESPACEREQUEST']._serialized_end=1129
+  _globals['_DROPNAMESPACERESPONSE']._serialized_start=1131
+  _globals['_DROPNAMESPACERESPONSE']._serialized_end=1240
+  _globals['_FLUSHREQUEST']._serialized_start=1242
+  _globals['_FLUSHREQUEST']._serialized_end=1256
+  _globals['_FLUSHRESPONSE']._serialized_start=1258
+  _globals['_FLUSHRESPONSE']._serialized_end=1343
+  _globals['_CHECKPOINTREQUEST']._serialized_start=1345
+  _globals['_CHECKPOINTREQUEST']._serialized_end=1384
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=1387
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=1561
+  _globals['_COMPACTREQUEST']._serialized_start=1563
+  _globals['_COMPACTREQUEST']._serialized_end=1597
+  _globals['_COMPACTRESPONSE']._serialized_start=1599
+  _globals['_COMPACTRESPONSE']._serialized_end=1694
+  _globals['_ADMIN']._serialized_start=1697
+  _globals['_ADMIN']._serialized_end=2243
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,13 @@ class StatusResponse(_message.Message):
     WAL_BYTES_FIELD_NUMBER: _builtins.int
     UPTIME_MS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    FLUSHED_REVISION_FIELD_NUMBER: _builtins.int
+    TABLE_FILES_FIELD_NUMBER: _builtins.int
+    TABLE_BYTES_FIELD_NUMBER: _builtins.int
+    LEVEL0_FILES_FIELD_NUMBER: _builtins.int
+    PENDING_COMPACTION_BYTES_FIELD_NUMBER: _builtins.int
+    FLUSHES_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """The part that the node plays: "primary" (more roles come with replication)."""
     server_version: _builtins.str
@@ -80,15 +87,27 @@ class StatusResponse(_message.Message):
     chain: _builtins.bytes
     """The chain hash behind the durable revision, 16 bytes: equal (epoch, revision, chain) prove equal history."""
     keys: _builtins.int
-    """How many keys exist in all namespaces."""
+    """How many keys exist in all namespaces: exact as of `flushed_revision`; keys put since count as new."""
     memory_bytes: _builtins.int
-    """Bytes of keys and values held in memory, past versions included."""
+    """Bytes of keys and values held in memory because they are in no table yet, and of their bookkeeping."""
     wal_segments: _builtins.int
     """Segments of the log on disk."""
     wal_bytes: _builtins.int
     """Bytes of the log on disk."""
     uptime_ms: _builtins.int
     """Milliseconds since the node began to serve."""
+    flushed_revision: _builtins.int
+    """Everything up to this revision is in tables; a start replays the log from here on."""
+    table_files: _builtins.int
+    """Tables on disk."""
+    table_bytes: _builtins.int
+    """Bytes of the tables on disk."""
+    level0_files: _builtins.int
+    """Tables that are not merged with others yet."""
+    pending_compaction_bytes: _builtins.int
+    """Bytes that wait to be merged."""
+    flushes: _builtins.int
+    """Flushes since the node began to serve."""
     @_builtins.property
     def header(self) -> _kv_pb2.ResponseHeader:
         """Who answered; `revision` is the newest visible one."""
@@ -96,6 +115,10 @@ class StatusResponse(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What needs somebody's attention, one sentence each; empty when nothing does."""
+
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
+        """Who keeps segments of the log from being deleted, and from which revision on."""
 
     def __init__(
         self,
@@ -117,14 +140,47 @@ class StatusResponse(_message.Message):
         wal_bytes: _builtins.int = ...,
         uptime_ms: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        flushed_revision: _builtins.int = ...,
+        table_files: _builtins.int = ...,
+        table_bytes: _builtins.int = ...,
+        level0_files: _builtins.int = ...,
+        pending_compaction_bytes: _builtins.int = ...,
+        flushes: _builtins.int = ...,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "assigned_revision", b"assigned_revision", "chain", b"chain", "durable_revision", b"durable_revision", "epoch_nonce", b"epoch_nonce", "format_version", b"format_version", "header", b"header", "keys", b"keys", "memory_bytes", b"memory_bytes", "oldest_readable_revision", b"oldest_readable_revision", "role", b"role", "server_version", b"server_version", "uptime_ms", b"uptime_ms", "visible_revision", b"visible_revision", "wal_bytes", b"wal_bytes", "wal_segments", b"wal_segments", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "assigned_revision", b"assigned_revision", "chain", b"chain", "durable_revision", b"durable_revision", "epoch_nonce", b"epoch_nonce", "flushed_revision", b"flushed_revision", "flushes", b"flushes", "format_version", b"format_version", "header", b"header", "holds", b"holds", "keys", b"keys", "level0_files", b"level0_files", "memory_bytes", b"memory_bytes", "oldest_readable_revision", b"oldest_readable_revision", "pending_compaction_bytes", b"pending_compaction_bytes", "role", b"role", "server_version", b"server_version", "table_bytes", b"table_bytes", "table_files", b"table_files", "uptime_ms", b"uptime_ms", "visible_revision", b"visible_revision", "wal_bytes", b"wal_bytes", "wal_segments", b"wal_segments", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """One reason why segments of the log are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, for instance "flush"."""
+    revision: _builtins.int
+    """The first revision that it needs; segments that end below it may go, as far as this hold is concerned."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
 
 @_typing.final
 class CreateNamespaceRequest(_message.Message):
@@ -234,23 +290,248 @@ class Namespace(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     CREATE_REVISION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; empty: the default one."""
     id: _builtins.int
     """Its number, never used again."""
     create_revision: _builtins.int
     """The commit that created it; 1 for the default one."""
+    keys: _builtins.int
+    """How many keys it holds: exact as of the last flush; keys put since count as new."""
+    size_bytes: _builtins.int
+    """Bytes of its keys and values, their newest versions only, counted in the same way."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         id: _builtins.int = ...,
         create_revision: _builtins.int = ...,
+        keys: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_revision", b"create_revision", "id", b"id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_revision", b"create_revision", "id", b"id", "keys", b"keys", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Namespace: _TypeAlias = Namespace  # noqa: Y015
+
+@_typing.final
+class DropNamespaceRequest(_message.Message):
+    """Drops a namespace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name; the default namespace cannot be dropped."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropNamespaceRequest: _TypeAlias = DropNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DropNamespaceResponse(_message.Message):
+    """Names the namespace dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the commit's."""
+
+    @_builtins.property
+    def namespace(self) -> Global___Namespace:
+        """The namespace as it was."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        namespace: Global___Namespace | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "namespace", b"namespace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropNamespaceResponse: _TypeAlias = DropNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class FlushRequest(_message.Message):
+    """Asks for a flush."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlushRequest: _TypeAlias = FlushRequest  # noqa: Y015
+
+@_typing.final
+class FlushResponse(_message.Message):
+    """Says how far the tables are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FLUSHED_REVISION_FIELD_NUMBER: _builtins.int
+    flushed_revision: _builtins.int
+    """Everything up to this revision is in tables."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the flushed one."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        flushed_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flushed_revision", b"flushed_revision", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlushResponse: _TypeAlias = FlushResponse  # noqa: Y015
+
+@_typing.final
+class CheckpointRequest(_message.Message):
+    """Asks for a checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_DIR_FIELD_NUMBER: _builtins.int
+    target_dir: _builtins.str
+    """The absolute path of a folder on the node's disk; it must not exist yet, or be empty."""
+    def __init__(
+        self,
+        *,
+        target_dir: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target_dir", b"target_dir"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointRequest: _TypeAlias = CheckpointRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointResponse(_message.Message):
+    """Says what the checkpoint holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    TARGET_DIR_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    TABLE_FILES_FIELD_NUMBER: _builtins.int
+    TABLE_BYTES_FIELD_NUMBER: _builtins.int
+    target_dir: _builtins.str
+    """Where it was made."""
+    epoch: _builtins.int
+    """The checkpoint's position: the epoch of its last frame."""
+    revision: _builtins.int
+    """The last revision in it."""
+    chain: _builtins.bytes
+    """The chain hash behind that revision."""
+    table_files: _builtins.int
+    """Its tables."""
+    table_bytes: _builtins.int
+    """Their bytes; hard links share them with the store until either merges its own."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the checkpoint's."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        target_dir: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        table_files: _builtins.int = ...,
+        table_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "epoch", b"epoch", "header", b"header", "revision", b"revision", "table_bytes", b"table_bytes", "table_files", b"table_files", "target_dir", b"target_dir"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointResponse: _TypeAlias = CheckpointResponse  # noqa: Y015
+
+@_typing.final
+class CompactRequest(_message.Message):
+    """Gives up history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision that becomes the oldest readable one; 0: the newest visible one."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactRequest: _TypeAlias = CompactRequest  # noqa: Y015
+
+@_typing.final
+class CompactResponse(_message.Message):
+    """Says what can still be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    OLDEST_READABLE_REVISION_FIELD_NUMBER: _builtins.int
+    oldest_readable_revision: _builtins.int
+    """The oldest revision that can be read at."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the commit's or, where nothing had to be given up, the newest visible one."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        oldest_readable_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "oldest_readable_revision", b"oldest_readable_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015

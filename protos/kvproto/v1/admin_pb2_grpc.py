@@ -50,6 +50,26 @@ class AdminStub(object):
                 request_serializer=kvproto_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_admin__pb2.ListNamespacesResponse.FromString,
                 _registered_method=True)
+        self.DropNamespace = channel.unary_unary(
+                '/kvproto.v1.Admin/DropNamespace',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.DropNamespaceRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.DropNamespaceResponse.FromString,
+                _registered_method=True)
+        self.Flush = channel.unary_unary(
+                '/kvproto.v1.Admin/Flush',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.FlushRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.FlushResponse.FromString,
+                _registered_method=True)
+        self.Checkpoint = channel.unary_unary(
+                '/kvproto.v1.Admin/Checkpoint',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.CheckpointResponse.FromString,
+                _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/kvproto.v1.Admin/Compact',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.CompactRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.CompactResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -71,7 +91,35 @@ class AdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListNamespaces(self, request, context):
-        """Lists the namespaces by name.
+        """Lists the namespaces by name, with what each holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropNamespace(self, request, context):
+        """Drops a namespace with all its keys and their history, by a commit; its number is never used again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Flush(self, request, context):
+        """Writes what memory holds into a table, and answers when that is durable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Checkpoint(self, request, context):
+        """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compact(self, request, context):
+        """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +142,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListNamespaces,
                     request_deserializer=kvproto_dot_v1_dot_admin__pb2.ListNamespacesRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_admin__pb2.ListNamespacesResponse.SerializeToString,
+            ),
+            'DropNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropNamespace,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.DropNamespaceRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.DropNamespaceResponse.SerializeToString,
+            ),
+            'Flush': grpc.unary_unary_rpc_method_handler(
+                    servicer.Flush,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.FlushRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.FlushResponse.SerializeToString,
+            ),
+            'Checkpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.CheckpointRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.CheckpointResponse.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.CompactRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.CompactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +246,114 @@ class Admin(object):
             '/kvproto.v1.Admin/ListNamespaces',
             kvproto_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
             kvproto_dot_v1_dot_admin__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/DropNamespace',
+            kvproto_dot_v1_dot_admin__pb2.DropNamespaceRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.DropNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Flush(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/Flush',
+            kvproto_dot_v1_dot_admin__pb2.FlushRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.FlushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/Checkpoint',
+            kvproto_dot_v1_dot_admin__pb2.CheckpointRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.CheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/Compact',
+            kvproto_dot_v1_dot_admin__pb2.CompactRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.CompactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,7 +38,15 @@ class AdminStub:
     CreateNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]
     """Creates a namespace by a commit."""
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]
-    """Lists the namespaces by name."""
+    """Lists the namespaces by name, with what each holds."""
+    DropNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropNamespaceRequest, _admin_pb2.DropNamespaceResponse]
+    """Drops a namespace with all its keys and their history, by a commit; its number is never used again."""
+    Flush: _grpc.UnaryUnaryMultiCallable[_admin_pb2.FlushRequest, _admin_pb2.FlushResponse]
+    """Writes what memory holds into a table, and answers when that is durable."""
+    Checkpoint: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointResponse]
+    """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first."""
+    Compact: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompactRequest, _admin_pb2.CompactResponse]
+    """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -50,7 +58,15 @@ class AdminAsyncStub(AdminStub):
     CreateNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]  # type: ignore[assignment]
     """Creates a namespace by a commit."""
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]  # type: ignore[assignment]
-    """Lists the namespaces by name."""
+    """Lists the namespaces by name, with what each holds."""
+    DropNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropNamespaceRequest, _admin_pb2.DropNamespaceResponse]  # type: ignore[assignment]
+    """Drops a namespace with all its keys and their history, by a commit; its number is never used again."""
+    Flush: _aio.UnaryUnaryMultiCallable[_admin_pb2.FlushRequest, _admin_pb2.FlushResponse]  # type: ignore[assignment]
+    """Writes what memory holds into a table, and answers when that is durable."""
+    Checkpoint: _aio.UnaryUnaryMultiCallable[_admin_pb2.CheckpointRequest, _admin_pb2.CheckpointResponse]  # type: ignore[assignment]
+    """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first."""
+    Compact: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompactRequest, _admin_pb2.CompactResponse]  # type: ignore[assignment]
+    """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Looks after a node and the catalogue."""
@@ -77,6 +93,38 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListNamespacesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListNamespacesResponse, _abc.Awaitable[_admin_pb2.ListNamespacesResponse]]:
-        """Lists the namespaces by name."""
+        """Lists the namespaces by name, with what each holds."""
+
+    @_abc_1.abstractmethod
+    def DropNamespace(
+        self,
+        request: _admin_pb2.DropNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DropNamespaceResponse, _abc.Awaitable[_admin_pb2.DropNamespaceResponse]]:
+        """Drops a namespace with all its keys and their history, by a commit; its number is never used again."""
+
+    @_abc_1.abstractmethod
+    def Flush(
+        self,
+        request: _admin_pb2.FlushRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.FlushResponse, _abc.Awaitable[_admin_pb2.FlushResponse]]:
+        """Writes what memory holds into a table, and answers when that is durable."""
+
+    @_abc_1.abstractmethod
+    def Checkpoint(
+        self,
+        request: _admin_pb2.CheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CheckpointResponse, _abc.Awaitable[_admin_pb2.CheckpointResponse]]:
+        """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first."""
+
+    @_abc_1.abstractmethod
+    def Compact(
+        self,
+        request: _admin_pb2.CompactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CompactResponse, _abc.Awaitable[_admin_pb2.CompactResponse]]:
+        """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -47,6 +47,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """One key is named twice in one commit."""
     RANGE_TOO_LARGE: _ErrorCode.ValueType  # 9
     """A range or prefix deletion covers more keys than one commit may hold; delete in parts."""
+    TARGET_UNUSABLE: _ErrorCode.ValueType  # 10
+    """The folder named cannot be written to: it is in use, or not a path that can be used."""
     UNKNOWN_NAMESPACE: _ErrorCode.ValueType  # 20
     """No namespace of this name exists."""
     NAMESPACE_EXISTS: _ErrorCode.ValueType  # 21
@@ -81,6 +83,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """What is on disk is damaged; the message names the file and the offset."""
     DISK_UNAVAILABLE: _ErrorCode.ValueType  # 86
     """The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
+    TABLES_FAILED: _ErrorCode.ValueType  # 87
+    """The tables cannot be written, or not be read, for the reason named in the message."""
     INTERNAL: _ErrorCode.ValueType  # 99
     """A fault in the server itself; the server's log has the details."""
 
@@ -107,6 +111,8 @@ DUPLICATE_KEY: ErrorCode.ValueType  # 8
 """One key is named twice in one commit."""
 RANGE_TOO_LARGE: ErrorCode.ValueType  # 9
 """A range or prefix deletion covers more keys than one commit may hold; delete in parts."""
+TARGET_UNUSABLE: ErrorCode.ValueType  # 10
+"""The folder named cannot be written to: it is in use, or not a path that can be used."""
 UNKNOWN_NAMESPACE: ErrorCode.ValueType  # 20
 """No namespace of this name exists."""
 NAMESPACE_EXISTS: ErrorCode.ValueType  # 21
@@ -141,6 +147,8 @@ CORRUPTION: ErrorCode.ValueType  # 85
 """What is on disk is damaged; the message names the file and the offset."""
 DISK_UNAVAILABLE: ErrorCode.ValueType  # 86
 """The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
+TABLES_FAILED: ErrorCode.ValueType  # 87
+"""The tables cannot be written, or not be read, for the reason named in the message."""
 INTERNAL: ErrorCode.ValueType  # 99
 """A fault in the server itself; the server's log has the details."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015

@@ -348,6 +348,112 @@ class ScanResponse(_message.Message):
 Global___ScanResponse: _TypeAlias = ScanResponse  # noqa: Y015
 
 @_typing.final
+class HistoryRequest(_message.Message):
+    """Asks for the versions of one key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BEFORE_REVISION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace; empty: the default one."""
+    key: _builtins.bytes
+    """The key."""
+    before_revision: _builtins.int
+    """Only what was written below this revision; 0: everything. The way to go on after `more`."""
+    limit: _builtins.int
+    """The most entries to return; 0: as many as fit into one answer."""
+    @_builtins.property
+    def session(self) -> Global___SessionToken:
+        """What the caller has seen; the read waits until the node shows at least that."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+        before_revision: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        session: Global___SessionToken | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_revision", b"before_revision", "key", b"key", "limit", b"limit", "namespace", b"namespace", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryRequest: _TypeAlias = HistoryRequest  # noqa: Y015
+
+@_typing.final
+class HistoryEntry(_message.Message):
+    """What one commit did to a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    KV_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.bool
+    """The commit deleted the key; `kv` then holds only the key and the commit's revision."""
+    @_builtins.property
+    def kv(self) -> Global___KeyValue:
+        """The version that the commit wrote."""
+
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.bool = ...,
+        kv: Global___KeyValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "kv", b"kv"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+
+@_typing.final
+class HistoryResponse(_message.Message):
+    """Holds the versions found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    OLDEST_READABLE_REVISION_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are older ones; ask again with the last one's revision as `before_revision`."""
+    oldest_readable_revision: _builtins.int
+    """The oldest revision that can be read at; what was superseded before it is forgotten."""
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader:
+        """Who answered, at which revision."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]:
+        """What was done to the key, newest first. The last one may have been written before the oldest readable revision: it was in force there."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        entries: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        more: _builtins.bool = ...,
+        oldest_readable_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "header", b"header", "more", b"more", "oldest_readable_revision", b"oldest_readable_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryResponse: _TypeAlias = HistoryResponse  # noqa: Y015
+
+@_typing.final
 class PutRequest(_message.Message):
     """Puts one key."""
 

@@ -45,6 +45,11 @@ class KVStub(object):
                 request_serializer=kvproto_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_kv__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.History = channel.unary_unary(
+                '/kvproto.v1.KV/History',
+                request_serializer=kvproto_dot_v1_dot_kv__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_kv__pb2.HistoryResponse.FromString,
+                _registered_method=True)
         self.Put = channel.unary_unary(
                 '/kvproto.v1.KV/Put',
                 request_serializer=kvproto_dot_v1_dot_kv__pb2.PutRequest.SerializeToString,
@@ -85,6 +90,13 @@ class KVServicer(object):
 
     def Scan(self, request, context):
         """Streams the keys of a range, all at one revision, in order, in chunks of bounded size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """Returns the versions of one key within the history that is kept, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +149,11 @@ def add_KVServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=kvproto_dot_v1_dot_kv__pb2.ScanRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_kv__pb2.ScanResponse.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=kvproto_dot_v1_dot_kv__pb2.HistoryRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_kv__pb2.HistoryResponse.SerializeToString,
             ),
             'Put': grpc.unary_unary_rpc_method_handler(
                     servicer.Put,
@@ -219,6 +236,33 @@ class KV(object):
             '/kvproto.v1.KV/Scan',
             kvproto_dot_v1_dot_kv__pb2.ScanRequest.SerializeToString,
             kvproto_dot_v1_dot_kv__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.KV/History',
+            kvproto_dot_v1_dot_kv__pb2.HistoryRequest.SerializeToString,
+            kvproto_dot_v1_dot_kv__pb2.HistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class KVStub:
     """Returns the newest visible version of one key, or its version at a past revision."""
     Scan: _grpc.UnaryStreamMultiCallable[_kv_pb2.ScanRequest, _kv_pb2.ScanResponse]
     """Streams the keys of a range, all at one revision, in order, in chunks of bounded size."""
+    History: _grpc.UnaryUnaryMultiCallable[_kv_pb2.HistoryRequest, _kv_pb2.HistoryResponse]
+    """Returns the versions of one key within the history that is kept, newest first."""
     Put: _grpc.UnaryUnaryMultiCallable[_kv_pb2.PutRequest, _kv_pb2.PutResponse]
     """Puts one key in a commit of its own."""
     Delete: _grpc.UnaryUnaryMultiCallable[_kv_pb2.DeleteRequest, _kv_pb2.DeleteResponse]
@@ -64,6 +66,8 @@ class KVAsyncStub(KVStub):
     """Returns the newest visible version of one key, or its version at a past revision."""
     Scan: _aio.UnaryStreamMultiCallable[_kv_pb2.ScanRequest, _kv_pb2.ScanResponse]  # type: ignore[assignment]
     """Streams the keys of a range, all at one revision, in order, in chunks of bounded size."""
+    History: _aio.UnaryUnaryMultiCallable[_kv_pb2.HistoryRequest, _kv_pb2.HistoryResponse]  # type: ignore[assignment]
+    """Returns the versions of one key within the history that is kept, newest first."""
     Put: _aio.UnaryUnaryMultiCallable[_kv_pb2.PutRequest, _kv_pb2.PutResponse]  # type: ignore[assignment]
     """Puts one key in a commit of its own."""
     Delete: _aio.UnaryUnaryMultiCallable[_kv_pb2.DeleteRequest, _kv_pb2.DeleteResponse]  # type: ignore[assignment]
@@ -93,6 +97,14 @@ class KVServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_kv_pb2.ScanResponse], _abc.AsyncIterator[_kv_pb2.ScanResponse]]:
         """Streams the keys of a range, all at one revision, in order, in chunks of bounded size."""
+
+    @_abc_1.abstractmethod
+    def History(
+        self,
+        request: _kv_pb2.HistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kv_pb2.HistoryResponse, _abc.Awaitable[_kv_pb2.HistoryResponse]]:
+        """Returns the versions of one key within the history that is kept, newest first."""
 
     @_abc_1.abstractmethod
     def Put(

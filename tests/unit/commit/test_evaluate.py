@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from kvserver.base.errors import Code, ConditionFailed, InvalidRequest, KvError, NamespaceExists
+from kvserver.base.errors import Code, ConditionFailed, InvalidRequest, KvError, NamespaceExists, UnknownNamespace
 from kvserver.base.limits import MAX_COMMIT_BYTES, MAX_COMMIT_MUTATIONS
 from kvserver.base.types import FIRST_NAMESPACE, SYSTEM_NAMESPACE, Version
-from kvserver.commit.evaluate import Evaluated, evaluate, read_run
-from kvserver.commit.requests import Batch, CreateNamespace, Delete, DeleteSpan, Mutation, Put, ReadRun, Single
+from kvserver.commit.evaluate import Evaluated, evaluate
+from kvserver.commit.requests import (
+    Batch,
+    CompactHistory,
+    CreateNamespace,
+    Delete,
+    DeleteSpan,
+    DropNamespace,
+    Mutation,
+    Put,
+    PutRun,
+    Request,
+    Single,
+    judged_keys,
+)
 from kvserver.commit.state import State
 from kvserver.storage.ranges import EVERYTHING, KeySpan, prefix_span
 from kvserver.wal.commit_record import DELETE, PUT, Effect
@@ -66,16 +79,19 @@ def test_a_put_if_absent_makes_the_first_version(store: Store) -> None:
     assert done == Evaluated([Effect(PUT, 1, b"a", b"1", create_revision=2, version=1)], 0, put=1)
 
 
-def test_a_put_at_a_revision_makes_the_next_version_with_exact_figures(store: Store) -> None:
+def test_a_put_at_a_revision_makes_one_version_more_than_what_was_there(store: Store) -> None:
+    """It knows the revision, but not which version that was: the figures may lie in a table, which it does not read."""
     created = store.put(b"a")
     store.put(b"other")
     newest = store.put(b"a")
     store.put(b"other")
     done = store.evaluate(Put(1, b"a", b"3", if_revision=newest))
-    assert done.effects == [Effect(PUT, 1, b"a", b"3", create_revision=created, version=3)]
+    assert done.effects == [Effect(PUT, 1, b"a", b"3")]
+    last = store.put(b"a", b"3", if_revision=newest)
+    assert store.get(b"a") == Version(b"a", b"3", created, last, 3)
 
 
-def test_exact_figures_are_those_that_a_blind_put_would_come_to(store: Store) -> None:
+def test_figures_of_conditional_puts_are_those_that_a_blind_put_would_come_to(store: Store) -> None:
     twin = Store()
     last = 0
     for number in range(6):
@@ -209,7 +225,7 @@ def test_a_batch_is_one_commit_of_all_its_effects(store: Store) -> None:
         Effect(PUT, 1, b"a", b"1"),
         Effect(DELETE, 1, b"b", b""),
         Effect(PUT, 2, b"a", b"2", 4, 1),
-        Effect(PUT, 1, b"c", b"3", newest, 2),
+        Effect(PUT, 1, b"c", b"3"),
     ]
     assert (done.put, done.deleted) == (3, 1)
 
@@ -296,16 +312,81 @@ def test_a_namespace_that_exists_shows_its_creation(store: Store) -> None:
     assert store.refusal(CreateNamespace("")).depends_on == 1
 
 
-# Reads in order
+def test_dropping_a_namespace_takes_its_row_away_and_leaves_a_mark(store: Store) -> None:
+    number = store.state.next_namespace_id
+    store.commit(CreateNamespace("orders"))
+    done = store.evaluate(DropNamespace("orders"))
+    assert [(effect.op, effect.namespace) for effect in done.effects] == [(DELETE, SYSTEM_NAMESPACE), (PUT, SYSTEM_NAMESPACE)]
+    assert (done.deleted, done.namespace_id) == (1, number)
+    dropped = store.commit(DropNamespace("orders"))
+    assert store.state.dropped[number].drop_revision == dropped
+    again = store.evaluate(CreateNamespace("orders"))
+    assert again.namespace_id == number + 1, "its number is never used again"
 
 
-def test_a_run_of_reads_sees_the_newest_state_and_says_how_new_it_is(store: Store) -> None:
-    one = store.put(b"a")
-    two = store.put(b"b")
-    deleted = store.delete(b"a")
-    store.put(b"unseen")
-    assert read_run(ReadRun(1, [b"b", b"x"]), store.state) == ([Version(b"b", b"value", two, two, 1), None], two)
-    assert read_run(ReadRun(1, [b"b", b"a"]), store.state) == ([Version(b"b", b"value", two, two, 1), None], deleted)
-    assert read_run(ReadRun(1, [b"x"]), store.state) == ([None], 0)
-    assert read_run(ReadRun(1, []), store.state) == ([], 0)
-    assert one < two < deleted
+def test_what_does_not_exist_cannot_be_dropped_nor_the_default_namespace(store: Store) -> None:
+    store.put(b"a")
+    error = store.refusal(DropNamespace("orders"))
+    assert isinstance(error, UnknownNamespace)
+    assert error.depends_on == store.assigned, "that there is none shows all that was done"
+    error = store.refusal(DropNamespace(""))
+    assert (error.code, "kvctl delete" in error.hint) == (Code.INVALID_NAMESPACE_NAME, True)
+
+
+def test_every_write_to_a_dropped_namespace_is_refused_and_shows_the_drop(store: Store) -> None:
+    number = store.state.next_namespace_id
+    store.commit(CreateNamespace("orders"))
+    dropped = store.commit(DropNamespace("orders"))
+    store.put(b"a")
+    requests: list[Single] = [
+        Put(number, b"a", b""),
+        Put(number, b"a", b"", 0),
+        Delete(number, b"a"),
+        DeleteSpan(number, EVERYTHING),
+        Batch([Put(1, b"a", b""), Delete(number, b"a")]),
+    ]
+    for request in requests:
+        error = store.refusal(request)
+        assert (error.code, error.depends_on) == (Code.UNKNOWN_NAMESPACE, dropped)
+
+
+# History
+
+
+def test_history_is_given_up_by_a_commit_that_only_moves_forward(store: Store) -> None:
+    for _ in range(5):
+        store.put(b"a")
+    commit = store.commit(CompactHistory(4))
+    assert (store.state.oldest_readable(commit - 1), store.state.oldest_readable(commit)) == (1, 4)
+    for already in (1, 3, 4):
+        assert store.evaluate(CompactHistory(already)) == Evaluated([], commit), "it shows the commit that did it"
+    store.commit(CompactHistory(0))
+    assert store.state.oldest_readable(store.assigned) == store.assigned - 1, "none named: the newest one"
+
+
+def test_history_that_does_not_exist_yet_cannot_be_given_up(store: Store) -> None:
+    store.put(b"a")
+    error = store.refusal(CompactHistory(3))
+    assert (error.code, error.depends_on) == (Code.FUTURE_REVISION, 2)
+    assert error.hint
+
+
+# What has to be read before a request can be judged
+
+
+@pytest.mark.parametrize(
+    ("request_", "keys"),
+    [
+        (Put(1, b"a", b""), []),
+        (Put(1, b"a", b"", 0), [(1, b"a")]),
+        (Put(1, b"a", b"", 7), [(1, b"a")]),
+        (Delete(1, b"a"), [(1, b"a")]),
+        (PutRun(1, [b"a"], [b""]), []),
+        (Batch([Put(1, b"a", b""), Delete(2, b"b"), Put(1, b"c", b"", 3)]), [(2, b"b"), (1, b"c")]),
+        (DeleteSpan(1, EVERYTHING), []),
+        (CreateNamespace("orders"), []),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_blind_writes_read_nothing_and_others_only_their_own_keys(request_: Request, keys: list[tuple[int, bytes]]) -> None:
+    assert judged_keys(request_) == keys

@@ -35,3 +35,11 @@ def test_what_is_visible_follows_what_is_durable_and_applied() -> None:
 def test_an_order_that_does_not_hold_is_found_and_told(wrong: tuple[int, int, int, int]) -> None:
     with pytest.raises(AssertionError, match="assigned="):
         marks(*wrong).check()
+
+
+def test_nothing_is_in_tables_that_is_not_visible() -> None:
+    made = Marks(7, flushed=7)
+    made.check()
+    made.flushed = 8
+    with pytest.raises(AssertionError, match="flushed=8"):
+        made.check()

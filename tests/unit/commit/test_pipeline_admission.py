@@ -6,11 +6,14 @@ import errno
 
 import pytest
 
-from kvserver.base.errors import Code, KvError, Refused
+from kvserver.base.errors import Code, Refused
 from kvserver.base.limits import MAX_LOG_FRAME_BYTES, MIB
 from kvserver.base.options import PipelineOptions
-from kvserver.commit.pipeline import CLAIM_OVERHEAD
+from kvserver.commit.log_port import CLAIM_OVERHEAD
+from kvserver.commit.pipeline import AnyTicket
+from kvserver.commit.refusals import flush_refusal
 from kvserver.commit.requests import Batch, CreateNamespace, Delete, DeleteSpan, Put, PutRun, ReadRun, size_bytes
+from kvserver.storage.flush_job import FlushFailed
 from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES
 from kvserver.storage.ranges import EVERYTHING
 from kvserver.wal.group_commit import Submission
@@ -245,17 +248,79 @@ def test_a_write_that_waits_for_room_that_comes_is_not_refused() -> None:
     assert outcome(waits).revision == 3
 
 
-def test_memory_that_is_full_refuses_writes_and_nothing_else() -> None:
-    limit = 3 * (VERSION_OVERHEAD_BYTES + PUT_BYTES)
-    desk = Desk(PipelineOptions(memory_limit_bytes=limit))
+def full_desk() -> tuple[Desk, list[AnyTicket]]:
+    """Return a desk whose memory holds three puts, and six puts that were submitted there; the log is idle."""
+    desk = Desk(PipelineOptions(memory_limit_bytes=3 * (VERSION_OVERHEAD_BYTES + len(b"k0value"))))
     tickets = [desk.put(b"k%d" % number) for number in range(6)]
     desk.settle()
-    kept = [ticket for ticket in tickets if not isinstance(outcome(ticket), KvError)]
-    assert 1 <= len(kept) < 6
-    assert [refusal(ticket) for ticket in tickets[len(kept) :]] == [Code.MEMORY_FULL] * (6 - len(kept))
-    assert desk.state.memtable.size_bytes <= limit
-    assert desk.marks.assigned == 1 + len(kept)
+    return desk, tickets
+
+
+def flushed(desk: Desk) -> None:
+    """Pretend that all that memory holds went into a table."""
+    desk.state.view.freeze(desk.marks.assigned)
+    desk.state.view.flushed()
+    desk.pipeline.admit_waiting()
+
+
+def test_memory_that_is_full_makes_writes_wait_in_line_until_it_is_flushed() -> None:
+    desk, tickets = full_desk()
+    assert [ticket.done for ticket in tickets] == [True] * 3 + [False] * 3
+    assert (desk.marks.assigned, desk.pipeline.waiting, desk.pipeline.refused) == (4, 3, 0)
+    read = desk.read(b"k5")
+    assert not read.done, "it stands behind the writes of its stream"
+    flushed(desk)
+    desk.settle()
+    assert outcome(read).versions[0].mod_revision == 7
+    assert [outcome(ticket).revision for ticket in tickets] == list(range(2, 8))
+    assert (desk.pipeline.waiting, desk.pipeline.refused) == (0, 0)
+
+
+def test_what_is_frozen_and_not_flushed_counts_as_memory() -> None:
+    desk, _ = full_desk()
+    desk.state.view.freeze(desk.marks.assigned)
+    desk.pipeline.admit_waiting()
+    assert desk.pipeline.waiting == 3
+    assert not desk.put(b"late").done
+
+
+def test_reads_pass_a_full_memory_where_no_write_waits() -> None:
+    desk = Desk(PipelineOptions(memory_limit_bytes=1))
+    desk.put(b"k0")
+    desk.settle()
     assert outcome(desk.read(b"k0")).versions[0].value == b"value"
+
+
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [
+        (OSError(errno.ENOSPC, "full"), Code.DISK_FULL),
+        (OSError(errno.EIO, "broken"), Code.TABLES_FAILED),
+        (FlushFailed("the helper died"), Code.TABLES_FAILED),
+    ],
+)
+def test_while_full_memory_cannot_be_flushed_writes_are_refused_and_then_go_on(why: Exception, code: Code) -> None:
+    desk, tickets = full_desk()
+    desk.log.flush_failure = flush_refusal(why)
+    desk.pipeline.admit_waiting()
+    assert [refusal(ticket) for ticket in tickets[3:]] == [code] * 3, "those who stood in line are told"
+    assert refusal(desk.put(b"k9")) is code
+    assert (desk.marks.assigned, desk.pipeline.waiting, desk.pipeline.refused) == (4, 0, 4)
+    assert outcome(desk.read(b"k0")).versions[0].value == b"value"
+    desk.log.flush_failure = None
+    waits = desk.put(b"k9")
+    assert not waits.done
+    flushed(desk)
+    desk.settle()
+    assert outcome(waits).revision == 5
+
+
+def test_a_flush_that_fails_refuses_nobody_while_memory_has_room() -> None:
+    desk = Desk(PipelineOptions(memory_limit_bytes=MIB))
+    desk.log.flush_failure = flush_refusal(OSError(errno.ENOSPC, "full"))
+    ticket = desk.put(b"a")
+    desk.settle()
+    assert outcome(ticket).revision == 2
 
 
 def test_a_memory_limit_of_zero_is_none() -> None:

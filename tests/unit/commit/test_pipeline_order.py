@@ -175,6 +175,18 @@ def test_a_read_waits_for_the_newest_version_it_shows(desk: Desk) -> None:
     assert outcome(later) == Found([Version(b"a", b"1", 2, 2, 1), Version(b"b", b"2", 3, 3, 1)], 3)
 
 
+def test_a_run_of_reads_sees_the_newest_state_and_says_how_new_it_is(desk: Desk) -> None:
+    desk.put(b"a")
+    desk.put(b"b")
+    deleted = desk.delete(b"a")
+    desk.put(b"unseen")
+    reads = [desk.read(b"b", b"x"), desk.read(b"b", b"a"), desk.read(b"x"), desk.read()]
+    desk.durable()
+    b = Version(b"b", b"value", 3, 3, 1)
+    assert outcome(deleted).revision == 4
+    assert [outcome(read) for read in reads] == [Found([b, None], 3), Found([b, None], 4), Found([None], 0), Found([], 0)]
+
+
 def test_refusals_that_show_the_state_wait_for_it(desk: Desk) -> None:
     desk.put(b"a")
     desk.submit(CreateNamespace("orders"))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from kvserver.base.errors import UnknownNamespace
 from kvserver.base.types import DEFAULT_NAMESPACE, FIRST_NAMESPACE, SYSTEM_NAMESPACE
 from kvserver.commit.state import NamespaceEntry, State
+from kvserver.storage.rows import data_key, encode_version
+from kvserver.storage.view import View
 from kvserver.wal.commit_record import DELETE, PUT, Effect, encode_commit, encode_put_run
 
 keys = st.sampled_from([b"a", b"b", b"cc", b"d" * 30])
@@ -42,6 +44,7 @@ def same(one: State, other: State) -> None:
     for namespace in (0, 1, 2, 3):
         assert list(one.memtable.table(namespace).fresh) == list(other.memtable.table(namespace).fresh)
     assert (one.namespaces, one.next_namespace_id) == (other.namespaces, other.next_namespace_id)
+    assert (one.dropped, one.newest_compaction) == (other.dropped, other.newest_compaction)
 
 
 @given(st.lists(st.lists(commits, max_size=8), max_size=4))
@@ -141,3 +144,70 @@ def test_a_namespace_does_not_exist_before_its_creation() -> None:
     assert state.namespace_id("orders", revision=7) == FIRST_NAMESPACE
     with pytest.raises(UnknownNamespace):
         state.namespace_id("orders", revision=6)
+
+
+def dropped(state: State, name: str, revision: int) -> int:
+    """Drop a namespace; return its number."""
+    entry = state.namespaces[name]
+    state.apply(state.drop_effects(entry), revision)
+    return entry.id
+
+
+def test_a_dropped_namespace_exists_for_whoever_does_not_see_the_drop() -> None:
+    state = State()
+    state.apply(state.creation_effects("orders"), 5)
+    number = dropped(state, "orders", 8)
+    assert state.namespace_id("orders", revision=7) == number
+    assert [entry.name for entry in state.namespaces_at(7)] == ["", "orders"]
+    assert [entry.name for entry in state.namespaces_at(8)] == [""]
+    with pytest.raises(UnknownNamespace):
+        state.namespace_id("orders", revision=8)
+    with pytest.raises(UnknownNamespace) as refused:
+        state.require_live(number)
+    assert refused.value.depends_on == 8
+    state.require_live(number, 7)
+    state.require_live(DEFAULT_NAMESPACE)
+
+
+def test_a_name_used_again_is_at_each_revision_the_namespace_of_then() -> None:
+    state = State()
+    state.apply(state.creation_effects("orders"), 2)
+    old = dropped(state, "orders", 3)
+    state.apply(state.creation_effects("orders"), 4)
+    new = state.namespaces["orders"].id
+    assert new != old
+    assert (state.namespace_id("orders", revision=2), state.namespace_id("orders", revision=4)) == (old, new)
+    with pytest.raises(UnknownNamespace):
+        state.namespace_id("orders", revision=3)
+
+
+def test_the_catalogue_loaded_from_tables_is_the_one_that_was_written_there() -> None:
+    state = State()
+    names = ["orders", "gone", "Übung/ß"]
+    for revision, name in enumerate(names, start=2):
+        state.apply(state.creation_effects(name), revision)
+    number = dropped(state, "gone", 5)
+    state.apply(state.creation_effects("gone"), 6)
+    again = dropped(state, "orders", 7)
+    state.apply(state.compaction_effects(4), 8)
+    rows = []
+    for key, chain in sorted(state.memtable.table(SYSTEM_NAMESPACE).chains.items()):
+        if chain[1] is not None:
+            rows.append((data_key(SYSTEM_NAMESPACE, key), encode_version(chain[0], chain[0], 1, chain[1])))
+    loaded = State(View(is_bottom=False, flushed_revision=8))
+    loaded.load(rows)
+    assert loaded.namespaces == state.namespaces
+    assert loaded.next_namespace_id == state.next_namespace_id
+    assert loaded.newest_compaction == (8, 4)
+    assert {number: entry.drop_revision for number, entry in loaded.dropped.items()} == {number: 5, again: 7}
+    for held in (number, again):
+        with pytest.raises(UnknownNamespace):
+            loaded.require_live(held)
+
+
+def test_history_is_given_up_for_readers_of_the_commit_that_did_it() -> None:
+    state = State()
+    state.apply(state.compaction_effects(3), 5)
+    state.apply(state.compaction_effects(6), 9)
+    assert [state.oldest_readable(revision) for revision in (1, 4, 5, 8, 9, 100)] == [1, 1, 3, 3, 6, 6]
+    assert state.newest_compaction == (9, 6)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kvserver.base.errors import Code, KvError, Refused
-from kvserver.commit.ticket import Ticket, answered
+from kvserver.commit.ticket import Ticket, answered, complete_all
 
 
 def ticket() -> Ticket[str]:
@@ -75,6 +75,55 @@ def test_giving_up_what_was_carried_out_changes_nothing() -> None:
     assert one.give_up() is False
     one.complete()
     assert one.answer() == "answer 7"
+
+
+def test_an_answer_that_is_held_back_is_told_when_both_have_come() -> None:
+    for complete_first in (True, False):
+        one = ticket()
+        one.hold()
+        one.decide(None)
+        first, second = (one.complete, one.let_go) if complete_first else (one.let_go, one.complete)
+        first()
+        assert not one.done
+        one.decide(7)
+        second()
+        assert one.answer() == "answer 7"
+
+
+def test_what_is_held_back_twice_waits_for_both() -> None:
+    one = ticket()
+    one.hold()
+    one.hold()
+    one.complete()
+    one.let_go()
+    assert not one.done
+    one.let_go()
+    assert one.done
+
+
+def test_an_error_is_held_back_by_nothing() -> None:
+    one = ticket()
+    one.hold()
+    one.fail(Refused(Code.LOG_FAILED, "it failed"))
+    assert one.done
+    one.let_go()
+    with pytest.raises(Refused, match="it failed"):
+        one.answer()
+
+
+def test_all_are_told_whatever_one_of_them_does() -> None:
+    tickets = [ticket() for _ in range(3)]
+    told: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("a fault of the caller's")
+
+    tickets[0].on_done(fail)
+    tickets[2].on_done(lambda: told.append(2))
+    with pytest.raises(RuntimeError):
+        complete_all(tickets)
+    assert told == [2]
+    assert all(one.done for one in tickets)
 
 
 async def test_a_ticket_can_be_awaited_before_and_after() -> None:

@@ -23,5 +23,5 @@ def test_every_decision_is_explained() -> None:
 
 def test_every_failpoint_stands_at_a_step() -> None:
     named = {name for line in section(DOCUMENT, "Step by step").lines for name in in_code(line)}
-    points = {name for name in named if name.startswith(("wal.", "engine."))}
+    points = {name for name in named if name.startswith(("wal.", "flush.", "engine."))}
     assert points == set(failpoints.NAMES)

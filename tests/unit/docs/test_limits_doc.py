@@ -9,7 +9,7 @@ import pytest
 
 from kvserver.base import limits
 from kvserver.base.errors import Code
-from kvserver.base.options import PipelineOptions, WalOptions
+from kvserver.base.options import PipelineOptions, TableOptions, WalOptions
 from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES
 from unit.docs.documents import in_code, number, section
 
@@ -36,9 +36,9 @@ def test_the_options_are_those_of_the_code() -> None:
     rows = section(DOCUMENT, "What can be set").table()
     documented = {in_code(row["option"])[0]: _figure(row["default"]) for row in rows}
     in_force: dict[str, int] = {}
-    for options in (WalOptions, PipelineOptions):
+    for options in (WalOptions, PipelineOptions, TableOptions):
         defaults = {field.name: field.default for field in dataclasses.fields(options)}
-        in_force |= {name: value for name, value in defaults.items() if not isinstance(value, bool)}
+        in_force |= {name: value for name, value in defaults.items() if type(value) is int}
     assert documented == in_force
 
 

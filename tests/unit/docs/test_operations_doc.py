@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from kvserver.base.errors import Code
 from kvserver.base.metrics import METRICS
-from kvserver.server import config, main
+from kvserver.server import app, config, main
+from kvserver.server.flags import SETTINGS
 from unit.docs.documents import in_code, section
 
 DOCUMENT = "docs/operations.md"
@@ -25,14 +27,29 @@ def test_every_flag_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_defaults_are_those_of_the_code() -> None:
     rows = {in_code(row["flag"])[0].split()[0]: row["default"] for row in section(DOCUMENT, "Flags").table()}
-    told = config.parse(["serve", "--data-dir", "x"], {})
-    assert in_code(rows["--listen"]) == [str(told.listen)]
-    assert in_code(rows["--http"]) == [str(told.http)]
-    assert in_code(rows["--log-level"]) == [told.log_level]
-    assert in_code(rows["--log-format"]) == [told.log_format]
-    assert int(rows["--segment-mb"]) << 20 == told.engine.wal.segment_bytes
-    assert int(rows["--seal-age-s"]) * 1000 == told.engine.wal.seal_age_ms
-    assert int(rows["--memory-limit-mb"]) << 20 == told.engine.pipeline.memory_limit_bytes
+    words = {"--data-dir": "must be given", "--name": "the host's name", "--config": "none", "--check-config": "off"}
+    for setting in SETTINGS:
+        match setting.default:
+            case bool():
+                words[f"--{setting.name}"] = "off"
+            case int():
+                words[f"--{setting.name}"] = str(setting.default)
+            case str():
+                words[f"--{setting.name}"] = f"`{setting.default}`"
+    assert rows == words
+
+
+def test_the_file_shown_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = section(DOCUMENT, "The configuration file").code_block()
+    path = tmp_path / "kvserver.toml"
+    path.write_text("\n".join(lines))
+    told = config.parse(["serve", "--config", str(path)], {})
+    assert (str(told.data_dir), told.engine.tables.memtable_bytes >> 20) == ("/srv/kv", 128)
+    path.write_text("\n".join(lines).replace("memtable-mb", "memtable-bm"))
+    with pytest.raises(SystemExit):
+        config.parse(["serve", "--config", str(path)], {})
+    said = capsys.readouterr().err.strip().rpartition("/")[2]
+    assert f"`{said}`" in "\n".join(section(DOCUMENT, "The configuration file").lines)
 
 
 def test_the_metrics_named_exist() -> None:
@@ -48,4 +65,11 @@ def test_the_codes_named_exist() -> None:
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
     codes = [row["exit code"] for row in section(DOCUMENT, "Ending").table()]
-    assert codes == ["0", "128 and the signal's number", "0", str(main.CANNOT_START), "2", str(main.SOFTWARE_FAILURE)]
+    assert codes == [
+        "0",
+        "128 and the signal's number",
+        "0",
+        str(main.CANNOT_START),
+        str(config.WRONG_USAGE),
+        str(app.SOFTWARE_FAILURE),
+    ]

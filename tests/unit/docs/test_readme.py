@@ -91,6 +91,14 @@ def test_the_first_commands_and_the_example_work(folder: Path, environment: dict
     assert _run(f".venv/bin/python - <<'END'\n{example}END", folder, environment).startswith("b'hello' ")
 
 
+@pytest.mark.usefixtures("server")
+def test_the_commands_about_the_past_and_copies_work(folder: Path, environment: dict[str, str]) -> None:
+    output = _run("set -e\n" + _block("Try it", "sh", 2), folder, environment)
+    assert "\nred" in output, "the value of the revision before the last"
+    assert f"--data-dir {folder}/data/copy" in output, "what opens the copy"
+    assert (folder / "data" / "copy" / "ORIGIN").exists()
+
+
 def test_no_acknowledged_write_is_lost_in_the_walk_through(folder: Path, environment: dict[str, str]) -> None:
     output = _run(_block("Kill it", "sh"), folder, environment)
     match = re.search(r"^(\d+) acknowledged, 0 lost$", output, re.MULTILINE)

@@ -19,7 +19,7 @@ from support.fake_log import outcome
 from support.logs import SMALL
 from support.memdisk import LOST
 from support.memfs import MemoryFileSystem
-from support.stores import TIGHT, content, do, histories, open_store, settle, submit
+from support.stores import TIGHT, content, do, histories, open_store, peek, settle, submit
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_every_past_revision_reads_as_it_was(database: Database) -> None:
         {b"a": b"5", b"b": b"6", b"c": b"4"},
         {b"a": b"5", b"b": b"6"},
     ]
-    assert database.get(1, b"a", 10) == Version(b"a", b"5", 3, 7, 3)
-    assert database.get(1, b"b", 10) == Version(b"b", b"6", 8, 8, 1)
-    assert database.get(1, b"c", 9) == Version(b"c", b"4", 7, 7, 1)
+    assert peek(database, 1, b"a", 10) == Version(b"a", b"5", 3, 7, 3)
+    assert peek(database, 1, b"b", 10) == Version(b"b", b"6", 8, 8, 1)
+    assert peek(database, 1, b"c", 9) == Version(b"c", b"4", 7, 7, 1)
 
 
 def test_reading_without_a_revision_is_reading_what_is_visible(database: Database) -> None:
@@ -232,15 +232,15 @@ def test_an_old_segment_is_sealed_between_two_writes(disk: MemoryFileSystem) -> 
     do(database, Put(1, b"a", b"1"))
     while database._space.step():
         pass
-    database.seal_by_age()
+    database.tick()
     assert not database.run_log_once()
     clock.advance_ms(TIGHT.seal_age_ms)
-    database.seal_by_age()
+    database.tick()
     waits = submit(database, Put(1, b"a", b"2"))
     settle(database)
     assert waits.answer().revision == 3
     assert [event.last_revision for event in events if isinstance(event, SegmentSealed)] == [2]
-    database.seal_by_age()
+    database.tick()
     settle(database)
     assert database.log_figures().segments == 2
 
@@ -313,7 +313,10 @@ async def test_with_threads_and_an_event_loop() -> None:
 async def test_a_span_can_be_ordered_before_it_is_deleted(database: Database) -> None:
     keys = [b"%05d" % number for number in range(5000)]
     do(database, PutRun(1, keys, [b""] * len(keys)))
-    await database.prepare_span(1)
+    request = DeleteSpan(1, EVERYTHING)
+    pin = await database.prepare([request])
     assert database.state.memtable.unordered(1) == 0
-    assert do(database, DeleteSpan(1, EVERYTHING)).deleted == 5000
+    ticket = database.submit(request, lambda outcome: outcome, pin=pin)
+    settle(database)
+    assert ticket.answer().deleted == 5000
     assert content(database) == {}

@@ -23,7 +23,7 @@ from support.faultfs import Fault, FaultFileSystem, FaultPlan
 from support.logs import PATHS
 from support.memdisk import LOST
 from support.memfs import MemoryFileSystem
-from support.stores import TIGHT, content, do, open_store
+from support.stores import TIGHT, TWIN, content, do, open_store
 
 
 def created(seed: int = 0) -> MemoryFileSystem:
@@ -64,7 +64,7 @@ def test_a_new_folder_becomes_a_store() -> None:
         LogRecovered(0, 0, 1, 0, 0.0),
         EpochBegun(1, database.history.current.nonce, 1),
     ]
-    assert set(disk.list_dir(PATHS.root)) == {"IDENTITY", "LOCK", "epochs", "wal"}
+    assert set(disk.list_dir(PATHS.root)) == {"IDENTITY", "LOCK", "building", "epochs", "tables", "wal"}
 
 
 def test_a_new_store_survives_a_power_loss_right_away() -> None:
@@ -117,10 +117,10 @@ def test_a_log_without_its_identity_is_refused() -> None:
 
 def test_a_newer_folder_is_refused_by_name() -> None:
     disk = created()
-    change_identity(disk, format_version=2)
+    change_identity(disk, format_version=3)
     before = disk.contents()
     error = refusal(disk)
-    assert "format version 2; this software reads version 1" in error.message
+    assert "format version 3; this software reads versions up to 2" in error.message
     assert "newer" in error.hint
     assert disk.contents() == before
 
@@ -222,6 +222,7 @@ def test_an_epoch_with_another_nonce_than_the_register_has_is_corruption() -> No
             lambda env, paths: Confused(env.fs, paths),
             "local",
             lambda callback: callback(),
+            TWIN,
             env=Environment(disk),
             threads=False,
         )

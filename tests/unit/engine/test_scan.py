@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvserver.base.limits import SCAN_CHUNK_BYTES, SCAN_CHUNK_KEYS
 from kvserver.base.types import Version
-from kvserver.engine.scan import ScanChunk, ScanOptions, order_keys, scan
+from kvserver.commit.state import State
+from kvserver.engine.scan import Scan, ScanChunk, ScanOptions, order_keys
 from kvserver.storage.memtable import MERGE_SLICE, Memtable
 from kvserver.storage.ranges import EVERYTHING, KeySpan, prefix_span
+from kvserver.storage.view import View
 from kvserver.wal.commit_record import DELETE, Effect
+from support.fake_log import EmptyTables
 
 
 def table_of(count: int, value: bytes = b"v") -> tuple[Memtable, int]:
@@ -22,11 +27,18 @@ def table_of(count: int, value: bytes = b"v") -> tuple[Memtable, int]:
     return table, count + 1
 
 
+def scan(table: Memtable, span: KeySpan, revision: int, options: ScanOptions) -> AsyncIterator[ScanChunk]:
+    """Scan a store that is this one memtable."""
+    view = View()
+    view.active, view._above = table, [table]
+    return Scan(State(view), EmptyTables(view), (1, span), revision, options, lambda: None).chunks()
+
+
 async def collect(
     table: Memtable, span: KeySpan = EVERYTHING, revision: int = 1 << 40, **options: object
 ) -> tuple[list[Version], list[ScanChunk]]:
     """Return all versions and the chunks they came in."""
-    chunks = [chunk async for chunk in scan(table, 1, span, revision, ScanOptions(**options))]  # type: ignore[arg-type]
+    chunks = [chunk async for chunk in scan(table, span, revision, ScanOptions(**options))]  # type: ignore[arg-type]
     assert [chunk.done for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert not any(chunk.more for chunk in chunks[:-1])
     return [version for chunk in chunks for version in chunk.versions], chunks
@@ -177,13 +189,13 @@ async def test_what_is_written_between_two_chunks_is_not_seen(reverse: bool) -> 
     table, revision = table_of(count)
     newest = revision
     found: list[Version] = []
-    async for chunk in scan(table, 1, EVERYTHING, revision, ScanOptions(reverse=reverse)):
+    async for chunk in scan(table, EVERYTHING, revision, ScanOptions(reverse=reverse)):
         found.extend(chunk.versions)
         keys = [b"%06d" % (number * 31 % count) + suffix for number in range(300) for suffix in (b"", b"-new", b"\0")]
         table.put_run(1, keys, [b"newer"] * len(keys), newest + 1)
         newest += len(keys) + 1
         table.apply([Effect(DELETE, 1, b"%06d" % (number * 17 % count), b"") for number in range(300)], newest)
-        await order_keys(table, 1)  # as another scan does
+        await order_keys([table], 1)  # as another scan does
     wanted = [b"%06d" % number for number in range(count)]
     assert [version.key for version in found] == (wanted[::-1] if reverse else wanted)
     assert {version.value for version in found} == {b"v"}
@@ -191,7 +203,7 @@ async def test_what_is_written_between_two_chunks_is_not_seen(reverse: bool) -> 
 
 async def test_two_scans_at_once_order_the_keys_together() -> None:
     table, revision = table_of(3 * MERGE_SLICE)
-    one, two = scan(table, 1, EVERYTHING, revision, ScanOptions()), scan(table, 1, EVERYTHING, revision, ScanOptions())
+    one, two = scan(table, EVERYTHING, revision, ScanOptions()), scan(table, EVERYTHING, revision, ScanOptions())
     counts = [0, 0]
     chunks = [await anext(one), await anext(two)]
     while not all(chunk.done for chunk in chunks):
@@ -205,7 +217,7 @@ async def test_two_scans_at_once_order_the_keys_together() -> None:
 
 async def test_keys_are_ordered_in_slices_and_only_those_that_exist_at_the_begin() -> None:
     table, _ = table_of(2 * MERGE_SLICE + 1)
-    ordering = order_keys(table, 1)
+    ordering = order_keys([table], 1)
     left = []
     try:
         while True:

@@ -31,6 +31,9 @@ class BlockingAsAsync:
     async def entries(self, *args: Any, **options: Any) -> list[kvclient.Entry]:
         return await asyncio.to_thread(lambda: list(self.client.scan(*args, **options)))
 
+    async def changes(self, *args: Any, **options: Any) -> list[kvclient.HistoryEntry]:
+        return await asyncio.to_thread(lambda: list(self.client.history(*args, **options)))
+
 
 class Async:
     """Adds to the asyncio client what the tests need."""
@@ -43,6 +46,9 @@ class Async:
 
     async def entries(self, *args: Any, **options: Any) -> list[kvclient.Entry]:
         return [entry async for entry in self.client.scan(*args, **options)]
+
+    async def changes(self, *args: Any, **options: Any) -> list[kvclient.HistoryEntry]:
+        return [entry async for entry in self.client.history(*args, **options)]
 
 
 @pytest.fixture

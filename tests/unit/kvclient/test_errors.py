@@ -12,7 +12,8 @@ import pytest
 import kvclient
 from kvclient import _errors as errors
 from kvproto.v1 import errors_pb2
-from support.fake_server import FakeServer, details_of
+from support.fake_errors import details_of
+from support.fake_server import FakeServer
 from support.fake_store import FakeError
 
 CODES = [name for name in errors_pb2.ErrorCode.keys() if name != "ERROR_CODE_UNSPECIFIED"]  # noqa: SIM118
@@ -118,6 +119,19 @@ def test_an_unreadable_mod_revision_is_zero(text: str) -> None:
     assert error.mod_revision == 0
 
 
+def test_what_was_compacted_names_the_oldest_revision_where_the_server_does() -> None:
+    for told, number in (({"oldest_readable_revision": "17"}, 17), ({}, 0), ({"oldest_readable_revision": "x"}, 0)):
+        error = with_details("COMPACTED", writes=False, **told)
+        assert isinstance(error, kvclient.Compacted)
+        assert error.oldest_readable_revision == number
+
+
+def test_tables_that_fail_leave_no_write_open() -> None:
+    for writes in (True, False):
+        assert type(with_details("TABLES_FAILED", writes=writes)) is kvclient.TablesFailed
+    assert issubclass(kvclient.TablesFailed, kvclient.NotWritten)
+
+
 def test_failures_inside_a_pipeline_answer() -> None:
     error = errors.from_failure(errors_pb2.CONDITION_FAILED, "no", 12)
     assert isinstance(error, kvclient.ConditionFailed)
@@ -155,7 +169,7 @@ async def test_details_travel_over_a_real_connection(kv: Any, fake: FakeServer) 
     fake.refuse_next("Scan", "COMPACTED", oldest_readable_revision="9")
     with pytest.raises(kvclient.Compacted) as compacted:
         await kv.entries(revision=3)
-    assert compacted.value.details["oldest_readable_revision"] == "9"
+    assert compacted.value.oldest_readable_revision == 9
 
 
 async def test_lost_history_is_said_until_the_session_is_forgotten(kv: Any, fake: FakeServer) -> None:

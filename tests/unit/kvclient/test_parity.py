@@ -35,7 +35,7 @@ def test_the_same_parameters_results_and_docstrings() -> None:
 
 def test_everything_that_waits_is_a_coroutine() -> None:
     for name, member in public(AsyncClient).items():
-        if inspect.isfunction(member) and name not in ("scan", "forget_session"):
+        if inspect.isfunction(member) and name not in ("scan", "history", "forget_session"):
             assert inspect.iscoroutinefunction(member), name
             assert not inspect.iscoroutinefunction(vars(Client)[name]), name
 

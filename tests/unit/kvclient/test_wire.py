@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvclient import NO_SESSION, Durability
+from kvclient import NO_SESSION, Durability, Hold
 from support.fake_server import CLUSTER_ID, FakeServer
 
 
@@ -44,6 +44,9 @@ async def test_every_field_of_a_status(kv: Any) -> None:
     assert (status.cluster_id, status.node, status.epoch_nonce) == (CLUSTER_ID, "fake", 2**63 + 5)
     assert (status.memory_bytes, status.wal_segments, status.wal_bytes) == (123_456, 2, 5_000_000)
     assert (status.uptime_ms, status.server_version, status.format_version) == (61_000, "0.1.0", 1)
+    assert (status.flushed_revision, status.flushes, status.holds) == (1, 5, (Hold("flush", 2),))
+    assert (status.table_files, status.table_bytes) == (3, 7_000_000)
+    assert (status.level0_files, status.pending_compaction_bytes) == (2, 4_000)
     assert status.warnings == ("the disk is 91 % full",)
 
 

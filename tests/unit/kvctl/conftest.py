@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +61,19 @@ def offline(capfdbinary: pytest.CaptureFixture[bytes]) -> Kvctl:
 @pytest.fixture
 def kvctl(fake: FakeServer, offline: Kvctl) -> Kvctl:
     return lambda *arguments: offline("-E", fake.endpoint, *arguments)
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Makes text what a user types on a terminal."""
+
+    def answer(text: str) -> None:
+        path = tmp_path / "typed"
+        path.write_text(text)
+        monkeypatch.setattr(sys, "stdin", path.open())
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+    return answer
 
 
 @pytest.fixture

@@ -232,8 +232,16 @@ def test_the_namespace_is_passed_on(kvctl: Any, fake: FakeServer) -> None:
     assert kvctl("get", "k").exit_code == 6
     assert kvctl("namespace", "create", "team").exit_code == 4
     rows = kvctl("namespace", "list", "-o", "json").json_lines
-    assert rows == [{"name": "", "id": 1, "create_revision": 1}, {"name": "team", "id": 2, "create_revision": 2}]
-    assert kvctl("namespace", "list").out.decode().splitlines()[1] == "(default)  1   1"
+    assert rows == [
+        {"name": "", "id": 1, "create_revision": 1, "keys": 0, "size_bytes": 0},
+        {"name": "team", "id": 2, "create_revision": 2, "keys": 1, "size_bytes": 2},
+    ]
+    assert kvctl("namespace", "list").out.decode().splitlines() == [
+        "NAME       ID  CREATE REVISION  KEYS  SIZE",
+        "(default)  1   1                0     0 B",
+        "team       2   2                1     2 B",
+    ]
+    assert kvctl("namespace", "list", "-o", "raw").out == b"\t1\t1\t0\t0\nteam\t2\t2\t1\t2\n"
 
 
 def test_status(kvctl: Any, fill: Any) -> None:
@@ -243,13 +251,17 @@ def test_status(kvctl: Any, fill: Any) -> None:
     assert told["cluster_id"] == bytes(range(16)).hex()
     assert told["epoch_nonce"] == "8000000000000005"
     assert told["warnings"] == ["the disk is 91 % full"]
+    assert (told["flushed_revision"], told["table_files"], told["holds"]) == (1, 3, [{"name": "flush", "revision": 2}])
     lines = kvctl("status").out.decode().splitlines()
     assert lines[0] == "node                      fake (primary)"
     assert "up                        1m 1s" in lines
+    assert "flushed revision          1" in lines
+    assert "tables                    6.7 MiB in 3 files (2 not merged yet, 3.9 KiB to merge; 5 flushes)" in lines
+    assert "log is kept               from revision 2 on for flush" in lines
     assert lines[-1].endswith("the disk is 91 % full")
     raw = kvctl("status", "-o", "raw").out.decode().splitlines()
     assert raw[0] == "role\tprimary"
-    assert raw[-1] == "warning\tthe disk is 91 % full"
+    assert raw[-2:] == ["hold\tflush 2", "warning\tthe disk is 91 % full"]
 
 
 def test_sync(kvctl: Any, fake: FakeServer) -> None:

@@ -39,6 +39,14 @@ def answer(database: Database, ticket: Any) -> Any:
     return ticket.answer()
 
 
+def got(answer: Any) -> kv_pb2.GetResponse:
+    """Return the answer to a read of what memory holds: it waits for nothing."""
+    assert isinstance(answer, Ticket)
+    assert answer.done
+    response: kv_pb2.GetResponse = answer.answer()
+    return response
+
+
 def code_of(call: Any) -> Code:
     with pytest.raises(KvError) as caught:
         call()
@@ -56,7 +64,7 @@ def test_a_memory_put_is_answered_at_once_and_a_read_with_its_token_waits(databa
     ticket = service.put(kv_pb2.PutRequest(key=b"k", value=b"v", durability=MEMORY), CALL)
     response = ticket.answer()
     assert response.reached == MEMORY
-    plain: Any = service.get(kv_pb2.GetRequest(key=b"k"), CALL)
+    plain = got(service.get(kv_pb2.GetRequest(key=b"k"), CALL))
     assert not plain.HasField("kv")
     assert plain.header.revision == 1
     session = kv_pb2.SessionToken(epoch=response.header.epoch, revision=response.header.revision)
@@ -75,19 +83,19 @@ def test_a_memory_put_is_answered_at_once_and_a_read_with_its_token_waits(databa
 
 def test_what_is_not_durable_is_read_by_nobody(database: Database, service: KvService) -> None:
     service.put(kv_pb2.PutRequest(key=b"k", value=b"v"), CALL)
-    found: Any = service.get(kv_pb2.GetRequest(key=b"k"), CALL)
+    found = got(service.get(kv_pb2.GetRequest(key=b"k"), CALL))
     assert not found.HasField("kv")
     settle(database)
-    found = service.get(kv_pb2.GetRequest(key=b"k"), CALL)
+    found = got(service.get(kv_pb2.GetRequest(key=b"k"), CALL))
     assert (found.kv.value, found.kv.mod_revision, found.kv.create_revision, found.kv.version) == (b"v", 2, 2, 1)
 
 
 def test_reads_at_past_revisions_are_exact_and_others_refused(database: Database, service: KvService) -> None:
     for value in (b"1", b"2"):
         answer(database, service.put(kv_pb2.PutRequest(key=b"k", value=value), CALL))
-    past: Any = service.get(kv_pb2.GetRequest(key=b"k", revision=2), CALL)
+    past = got(service.get(kv_pb2.GetRequest(key=b"k", revision=2), CALL))
     assert (past.kv.value, past.header.revision) == (b"1", 2)
-    before: Any = service.get(kv_pb2.GetRequest(key=b"k", revision=1), CALL)
+    before = got(service.get(kv_pb2.GetRequest(key=b"k", revision=1), CALL))
     assert not before.HasField("kv")
     assert code_of(lambda: service.get(kv_pb2.GetRequest(key=b"k", revision=4), CALL)) is Code.FUTURE_REVISION
     lost = kv_pb2.SessionToken(epoch=9, revision=2)
@@ -120,7 +128,7 @@ def test_nobody_knows_of_a_namespace_before_it_is_visible(database: Database, se
     assert created.done
     ticket = service.put(kv_pb2.PutRequest(namespace="ns", key=b"k"), CALL)
     assert answer(database, ticket).header.revision == 3
-    found: Any = service.get(kv_pb2.GetRequest(namespace="ns", key=b"k"), CALL)
+    found = got(service.get(kv_pb2.GetRequest(namespace="ns", key=b"k"), CALL))
     assert found.kv.mod_revision == 3
 
 

@@ -10,7 +10,7 @@ from kvproto.v1 import admin_pb2, kv_pb2
 from kvserver.service import admin, kv
 from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
 
-WRITES = {"Put", "Delete", "Write", "CreateNamespace"}
+WRITES = {"Put", "Delete", "Write", "CreateNamespace", "DropNamespace", "Compact"}
 
 
 class _Nothing:

@@ -8,6 +8,8 @@ import pytest
 
 from kvproto.v1 import kv_pb2
 from kvserver.commit.requests import CreateNamespace
+from kvserver.engine import database
+from kvserver.storage.memtable import Memtable
 from support.memfs import MemoryFileSystem
 from support.stores import open_store, settle
 from unit.service.framing import Frames, delete, failures, get, put
@@ -101,15 +103,16 @@ def test_ranges_and_commits_within_a_frame_see_what_came_before(frames: Frames) 
 def test_the_keys_of_ranges_are_put_in_order_before_a_frame_is_carried_out(frames: Frames, monkeypatch: Any) -> None:
     prepared: list[tuple[int, int]] = []
 
-    async def prepare(namespace: int) -> None:
+    async def order(memtables: list[Memtable], namespace: int) -> None:
+        assert memtables == frames.database.state.view.memtables()
         prepared.append((namespace, frames.database.marks.assigned))
 
-    monkeypatch.setattr(frames.database, "prepare_span", prepare)
+    monkeypatch.setattr(database, "order_keys", order)
     mutation = kv_pb2.Mutation(delete=kv_pb2.DeleteMutation(prefix=b"p"))
     frames.mixed(1, put(b"a"), delete(prefix=b"p"), kv_pb2.Operation(write=kv_pb2.WriteRequest(mutations=[mutation])))
-    assert prepared == [(1, 1)]
+    assert prepared == [(1, 1), (1, 1)], "for each range"
     frames.mixed(2, put(b"a"), delete(key=b"a"))
-    assert prepared == [(1, 1)], "a frame without ranges does not need it"
+    assert prepared == [(1, 1), (1, 1)], "a frame without ranges does not need it"
 
 
 def test_a_large_mixed_frame_keeps_its_order(frames: Frames) -> None:

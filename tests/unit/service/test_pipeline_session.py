@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from kvproto.v1 import kv_pb2
 from kvserver.base import failpoints
 from kvserver.base.limits import MAX_FRAME_OPERATIONS, MAX_KEY_BYTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
-from kvserver.base.options import PipelineOptions
+from kvserver.base.options import PipelineOptions, TableOptions
 from kvserver.commit.requests import Put
+from kvserver.storage.flush_job import FlushFailed, FlushJob, FlushOutcome
 from support.memfs import MemoryFileSystem
-from support.stores import open_store, settle
+from support.stores import TWIN, flush, open_store, peek, settle
 from unit.service.framing import Frames, failures, get, put
 
 LOCAL, MEMORY = kv_pb2.DURABILITY_LOCAL, kv_pb2.DURABILITY_MEMORY
@@ -34,7 +36,7 @@ def test_a_frame_of_puts_is_answered_by_one_run_when_it_is_durable(frames: Frame
     assert (answer.first_revision, answer.commits, answer.frame_id) == (2, 3, 9)
     assert (answer.header.revision, answer.reached, answer.rejected) == (4, LOCAL, False)
     assert not answer.failures
-    version = frames.database.get(1, b"a", 4)
+    version = peek(frames.database, 1, b"a", 4)
     assert version is not None
     assert (version.create_revision, version.mod_revision, version.version) == (2, 4, 2)
 
@@ -103,16 +105,51 @@ def test_frames_that_cannot_be_understood_are_rejected_with_one_failure(frames: 
     assert frames.database.marks.assigned == 1
 
 
-def test_a_full_memory_rejects_the_frame_and_the_next_reads_still_work() -> None:
-    frames = Frames(open_store(MemoryFileSystem(), pipeline=PipelineOptions(memory_limit_bytes=1000)))
-    frames.puts(1, [b"a"], [bytes(400)])
+class BrokenBuilder:
+    """Builds no table."""
+
+    def build(self, job: FlushJob) -> FlushOutcome:
+        raise FlushFailed("the helper died")
+
+    def close(self) -> None:
+        pass
+
+
+def full_store(memory_limit_bytes: int) -> Frames:
+    """Return frames on a store whose memory cannot be flushed."""
+    return Frames(
+        open_store(
+            MemoryFileSystem(),
+            pipeline=PipelineOptions(memory_limit_bytes=memory_limit_bytes),
+            tables=TableOptions(memtable_bytes=1024),
+            kit=dataclasses.replace(TWIN, make_builder=lambda *_: BrokenBuilder()),
+        )
+    )
+
+
+def test_a_full_memory_that_cannot_be_flushed_rejects_the_frame_and_the_next_reads_still_work() -> None:
+    frames = full_store(1024)
+    frames.puts(1, [b"a"], [bytes(1000)])
     assert frames.settled(1).commits == 1
     frames.puts(2, [b"b"], [bytes(400)])
     answer = frames.settled(2)
     assert answer.rejected
-    assert failures(answer) == {0: "MEMORY_FULL"}
+    assert failures(answer) == {0: "TABLES_FAILED"}
     frames.gets(3, b"a")
     assert frames.settled(3).gets.mod_revisions == [2]
+
+
+def test_a_frame_waits_while_memory_is_full_and_goes_on_when_it_was_flushed() -> None:
+    frames = Frames(open_store(MemoryFileSystem(), pipeline=PipelineOptions(memory_limit_bytes=1000)))
+    frames.puts(1, [b"a"], [bytes(1000)])
+    assert frames.settled(1).commits == 1
+    frames.puts(2, [b"b"])
+    frames.gets(3, b"a", b"b")
+    settle(frames.database)
+    assert not frames.answers
+    assert flush(frames.database) == 2
+    assert frames.settled(2).first_revision == 3
+    assert list(frames.settled(3).gets.values) == [bytes(1000), b"v"]
 
 
 def test_a_line_that_is_full_rejects_a_frame_but_not_the_reads_behind_it() -> None:
@@ -128,11 +165,13 @@ def test_a_line_that_is_full_rejects_a_frame_but_not_the_reads_behind_it() -> No
 
 
 def test_of_a_frame_with_bad_pairs_that_is_refused_only_the_refusal_is_told() -> None:
-    frames = Frames(open_store(MemoryFileSystem(), pipeline=PipelineOptions(memory_limit_bytes=1)))
-    frames.puts(1, [b"", b"a"])
-    answer = frames.answers[1]
+    frames = full_store(1)
+    frames.puts(1, [b"a"], [bytes(1000)])
+    frames.settled(1)
+    frames.puts(2, [b"", b"a"])
+    answer = frames.answers[2]
     assert answer.rejected
-    assert failures(answer) == {0: "MEMORY_FULL"}
+    assert failures(answer) == {0: "TABLES_FAILED"}
 
 
 # -- deletes and gets -----------------------------------------------------------------------------------------------

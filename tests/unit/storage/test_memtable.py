@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvserver.base.types import Version
-from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES, Memtable
+from kvserver.storage.memtable import ABSENT, VERSION_OVERHEAD_BYTES, Base, Memtable, figures
 from kvserver.wal.commit_record import DELETE, PUT, Effect
 
 keys = st.lists(st.sampled_from(b"ab\xff"), min_size=1, max_size=3).map(bytes)
@@ -19,36 +19,52 @@ ends = st.one_of(st.just(b""), keys)
 Entry = tuple[int, bytes | None, int, int]
 """mod revision, value (None: deleted), create revision, version."""
 
+Name = tuple[int, bytes]
+
 
 class MemtableAgainstLists(RuleBasedStateMachine):
-    """Random commits into a memtable and into lists of versions, oldest first."""
+    """Random commits into a memtable and into lists of versions, oldest first; perhaps above keys that lie below it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = Memtable()
-        self.rows: dict[tuple[int, bytes], list[Entry]] = {}
+        self.below: dict[Name, Base] = {}
+        self.taken_for_new: set[Name] = set()
+        """Keys that lie below, put first without a look there."""
+        self.rows: dict[Name, list[Entry]] = {}
         self.revision = 1
         self.size = 0
         self.ordered: dict[int, set[bytes]] = {0: set(), 1: set(), 2: set()}
         self.fresh: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
 
-    @initialize(start=st.integers(1, 1000))
-    def begin(self, start: int) -> None:
+    @initialize(
+        start=st.integers(100, 1000),
+        below=st.none() | st.dictionaries(st.tuples(namespaces, keys), st.tuples(st.integers(2, 99), st.integers(1, 9))),
+    )
+    def begin(self, start: int, below: dict[Name, Base] | None) -> None:
+        """Begin at the bottom, or above some keys."""
         self.revision = start
+        self.table = Memtable(is_bottom=below is None)
+        self.below = below or {}
 
-    def note(self, namespace: int, key: bytes, value: bytes | None, exact: tuple[int, int] | None = None) -> None:
-        versions = self.rows.setdefault((namespace, key), [])
-        if not versions:
+    def state_of(self, name: Name) -> Base:
+        """Return create revision and version of a key as it is now; version 0: it does not exist."""
+        if name in self.rows:
+            return self.rows[name][-1][2:]
+        return self.below.get(name, ABSENT)
+
+    def note(self, namespace: int, key: bytes, value: bytes | None, is_exact: bool = False) -> None:
+        name = (namespace, key)
+        create, version = self.state_of(name)
+        if name not in self.rows:
             self.fresh[namespace].append(key)
-        _, before, create, version = versions[-1] if versions else (0, None, 0, 0)
+            if version and value is not None and not is_exact:
+                self.taken_for_new.add(name)
         if value is None:
-            versions.append((self.revision, None, 0, 0))
-        elif exact:
-            versions.append((self.revision, value, *exact))
-        elif before is None:
-            versions.append((self.revision, value, self.revision, 1))
+            create = version = 0
         else:
-            versions.append((self.revision, value, create, version + 1))
+            create, version = (create, version + 1) if version else (self.revision, 1)
+        self.rows.setdefault(name, []).append((self.revision, value, create, version))
         self.size += len(key) + len(value or b"") + VERSION_OVERHEAD_BYTES
 
     @rule(namespace=namespaces, pairs=st.lists(st.tuples(keys, values), min_size=1, max_size=6))
@@ -64,18 +80,20 @@ class MemtableAgainstLists(RuleBasedStateMachine):
             st.tuples(namespaces, keys), st.one_of(st.none(), st.tuples(values, st.booleans())), min_size=1, max_size=5
         )
     )
-    def commit(self, writes: dict[tuple[int, bytes], tuple[bytes, bool] | None]) -> None:
-        """Insert one commit of puts, with exact figures or relative ones, and deletes."""
+    def commit(self, writes: dict[Name, tuple[bytes, bool] | None]) -> None:
+        """Insert one commit of puts, with exact figures or relative ones, and deletes of what exists."""
         self.revision += 1
         effects = []
         for (namespace, key), put in writes.items():
+            create, version = self.state_of((namespace, key))
             if put is None:
-                effects.append(Effect(DELETE, namespace, key, b""))
-                self.note(namespace, key, None)
-            else:
-                exact = (7, self.revision) if put[1] else None
-                effects.append(Effect(PUT, namespace, key, put[0], *(exact or (0, 0))))
-                self.note(namespace, key, put[0], exact)
+                if version:
+                    effects.append(Effect(DELETE, namespace, key, b""))
+                    self.note(namespace, key, None)
+                continue
+            exact = ((create, version + 1) if version else (self.revision, 1)) if put[1] else (0, 0)
+            effects.append(Effect(PUT, namespace, key, put[0], *exact))
+            self.note(namespace, key, put[0], put[1])
         self.table.apply(effects, self.revision)
 
     @rule(namespace=namespaces, at_most=st.integers(0, 4))
@@ -97,19 +115,28 @@ class MemtableAgainstLists(RuleBasedStateMachine):
         for (namespace, key), versions in self.rows.items():
             for index, (revision, value, create, version) in enumerate(versions):
                 until = versions[index + 1][0] - 1 if index + 1 < len(versions) else self.revision + 5
-                seen = None if value is None else Version(key, value, create, revision, version)
-                assert self.table.get(namespace, key, revision) == seen
-                assert self.table.get(namespace, key, until) == seen
-            assert self.table.get(namespace, key, versions[0][0] - 1) is None
+                for at in (revision, until):
+                    chain = self.table.at(namespace, key, at)
+                    assert chain is not None
+                    assert chain[:2] == (revision, value)
+                    if value is not None:
+                        assert figures(chain, self.below.get((namespace, key), ABSENT)) == (create, version)
+                    if self.table.is_bottom:
+                        seen = None if value is None else Version(key, value, create, revision, version)
+                        assert self.table.get(namespace, key, at) == seen
+            assert self.table.at(namespace, key, versions[0][0] - 1) is None
             newest = self.table.newest(namespace, key)
             assert newest is not None
-            assert newest[:4] == versions[-1]
+            assert newest[:2] == versions[-1][:2]
 
     @invariant()
     def the_figures_are_right(self) -> None:
-        newest = {name: versions[-1] for name, versions in self.rows.items()}
-        assert self.table.live_keys() == sum(row[1] is not None for (namespace, _), row in newest.items() if namespace)
+        live = {name for name in self.rows if self.state_of(name)[1] and name[0]}
+        touched = {name for name in self.rows if name in self.below and name[0]}
+        taken_for_new = {name for name in self.taken_for_new if name[0]}
+        assert self.table.live_keys() == len(live) - len(touched) + len(taken_for_new)
         assert self.table.size_bytes == self.size
+        assert self.table.most_keys == max((len([n for n in self.rows if n[0] == space]) for space in (0, 1, 2)), default=0)
         for namespace, fresh in self.fresh.items():
             assert self.table.unordered(namespace) == len(fresh)
 
@@ -173,3 +200,16 @@ def test_a_long_past_stays_readable(versions: int) -> None:
     table.put_run(1, [b"a"] * versions, [b"%d" % number for number in range(versions)], 2)
     for number in {0, versions // 2, versions - 1}:
         assert table.get(1, b"a", number + 2) == Version(b"a", b"%d" % number, 2, number + 2, number + 1)
+
+
+def test_a_memtable_that_nobody_reads_any_more_goes_in_slices() -> None:
+    table = Memtable()
+    for namespace in (1, 2):
+        table.put_run(namespace, [b"%d" % number for number in range(30)], [b""] * 30, 2)
+        table.catch_up(namespace)
+    table.put_run(3, [b"one key"] * 60, [b""] * 60, 90)
+    turns = 1
+    while table.shed(20):
+        turns += 1
+    assert turns >= 6, "versions of one key count too"
+    assert table.find(1) is table.find(2) is table.find(3) is None

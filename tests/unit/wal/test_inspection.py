@@ -6,11 +6,13 @@ import pytest
 
 from kvserver.base.errors import Corruption
 from kvserver.base.fs import read_file
+from kvserver.base.types import Position
 from kvserver.wal.inspection import STATES, SegmentReport, inspect_log, read_segment
 from kvserver.wal.recovery import Case
 from support.faultfs import Fault, FaultFileSystem, FaultPlan
+from support.histories import at, four_segments, starts_without_writes
 from support.log_scenes import INSIDE, REFUSED, SCENES, Scene, sealed_last, torn_last
-from support.logs import PATHS, SmallLog, payload_of, recover_log
+from support.logs import CLUSTER_ID, CREATION, EPOCH, PATHS, SmallLog, payload_of, recover_log
 from support.memfs import MemoryFileSystem
 
 
@@ -70,11 +72,93 @@ def test_history_is_not_followed_across_damage() -> None:
 
 
 def test_a_missing_segment_is_found() -> None:
-    scene = Scene()
-    scene.fs.remove(scene.first)
-    (report,) = inspect(scene)
-    assert report.state == "damaged"
-    assert "a segment is missing" in report.problem
+    history = four_segments()
+    fs = history.without(history.segments()[1].path)
+    first, behind = reports(fs, None)
+    assert (first.state, behind.state) == ("sealed", "damaged")
+    assert "a segment is missing" in behind.problem
+
+
+def reports(fs: MemoryFileSystem, base: Position | None) -> list[SegmentReport]:
+    """Return the reports, with the position that the tables hold; nothing on the disk may have changed by it."""
+    before = fs.contents()
+    found = list(inspect_log(fs, PATHS, base))
+    assert fs.contents() == before
+    return found
+
+
+def test_a_trimmed_log_is_sound_and_its_begin_is_noted() -> None:
+    history = four_segments()
+    fs = history.without(*(segment.path for segment in history.segments()[:2]))
+    for base in (None, at(history, 7), at(history, 9), at(history, 13)):
+        found = reports(fs, base)
+        assert [(report.state, report.problem) for report in found] == [("sealed", ""), ("open", "")]
+        assert [report.note for report in found] == ["the log begins at revision 8", ""]
+    assert [report.note for report in reports(history.fs, None)] == [""] * 4
+
+
+def test_a_log_without_its_first_starts_is_noted_to_begin_where_it_does() -> None:
+    history = starts_without_writes()
+    fs = history.without(history.segments()[0].path)
+    assert [report.note for report in reports(fs, None)] == ["the log begins at revision 5", "", ""]
+    for epoch in (1, 2, 3, 4):
+        assert [report.problem for report in reports(fs, at(history, 4, epoch))] == [""] * 3
+
+
+def test_the_first_segment_of_a_store_follows_its_creation() -> None:
+    fs = MemoryFileSystem()
+    log = SmallLog(fs)
+    log.writer.begin_epoch(CLUSTER_ID, EPOCH, CREATION._replace(chain=bytes(16)), [], 0)
+    (report,) = reports(fs, None)
+    assert (report.state, "from another history" in report.problem) == ("damaged", True)
+
+
+@pytest.mark.parametrize(
+    ("gone", "revision", "problem"),
+    [
+        ((0, 1, 2), 9, "the log begins at revision 11, but the tables end at 9: segments are missing"),
+        ((3,), 12, "the log ends at revision 10, but the tables end at 12"),
+        ((), 8, "inside revisions 8 to 9"),
+        ((1,), 4, "a segment is missing"),
+    ],
+)
+def test_with_the_tables_position_what_recovery_refuses_is_damage(gone: tuple[int, ...], revision: int, problem: str) -> None:
+    history = four_segments()
+    base = history.end._replace(revision=revision) if revision == 8 else at(history, revision)
+    last = reports(history.without(*(history.segments()[index].path for index in gone)), base)[-1]
+    assert (last.state, problem in last.problem) == ("damaged", True)
+
+
+def test_tables_of_another_history_are_damage() -> None:
+    history = four_segments()
+    found = reports(history.fs, at(history, 9)._replace(chain=bytes(16)))
+    assert [report.state for report in found] == ["sealed", "sealed", "damaged"]
+    assert "the log and the tables are of different histories" in found[-1].problem
+
+
+@pytest.mark.parametrize("removed", [1, 2])
+def test_segments_that_a_server_removes_meanwhile_are_left_out(removed: int) -> None:
+    history = four_segments()
+    paths = [segment.path for segment in history.segments()]
+
+    def remove() -> None:
+        for path in paths[: removed + 1]:
+            history.fs.remove(path)
+
+    second_is_read = Fault(error=None, kinds={"open"}, where=lambda opened: opened == paths[removed], action=remove)
+    found = list(inspect_log(FaultFileSystem(history.fs, FaultPlan([second_is_read])), PATHS))
+    read_before, behind = found[:removed], found[removed:]
+    assert [report.file for report in found] == [path.name for path in paths if path != paths[removed]]
+    assert [report.state for report in read_before] == ["sealed"] * removed
+    assert [report.state for report in behind] == ["sealed"] * (2 - removed) + ["open"]
+    assert behind[0].note == "the segments before it are gone"
+
+
+def test_a_gap_that_the_tables_cover_is_noted() -> None:
+    history = four_segments()
+    found = reports(history.without(history.segments()[1].path), at(history, 9))
+    assert [(report.state, report.problem) for report in found] == [("sealed", ""), ("sealed", ""), ("open", "")]
+    assert [report.note for report in found] == ["", "the segments before it are gone", ""]
 
 
 def test_a_file_without_a_header_is_reported_by_name() -> None:

@@ -1,0 +1,94 @@
+"""``kvctl history``: what was done to one key, newest first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvctl import output
+from kvctl.failures import EXIT_NOT_FOUND, CtlError
+from kvctl.settings import Settings, command_options
+
+if TYPE_CHECKING:
+    from kvclient import HistoryEntry
+
+
+@click.command()
+@click.argument("key")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N changes.")
+@click.option("--before", type=click.IntRange(min=1), metavar="N", help="Only what was done before revision N.")
+@click.option("--no-values", is_flag=True, help="Leave the values out.")
+@command_options
+@click.pass_obj
+def history(settings: Settings, key: str, limit: int | None, before: int | None, no_values: bool) -> None:
+    """Show what was done to KEY, newest first, as far back as history is kept. Exit code 6 if nothing is known of it.
+
+    The last line may be older than the oldest readable revision: it is what was there at that revision.
+
+    \b
+    Examples:
+      kvctl history greeting
+      kvctl history greeting --limit 5 -o json
+      kvctl history greeting --before 1200 --no-values
+      kvctl get greeting --revision 1100
+    """
+    with settings.connect() as kv:
+        changes = kv.history(os.fsencode(key), limit=limit, before_revision=before)
+        first = next(changes, None)
+        if first is None:
+            raise _nothing_known(key, before)
+        _tell(settings, os.fsencode(key), chain([first], changes), no_values)
+
+
+def _nothing_known(key: str, before: int | None) -> CtlError:
+    when = "" if before is None else f" before revision {before}"
+    name = output.printable(os.fsencode(key))
+    hint = "history is kept for a time; see the oldest readable revision with: kvctl status"
+    return CtlError("KEY_NOT_FOUND", f"nothing is known of the key '{name}'{when}", hint, EXIT_NOT_FOUND)
+
+
+def _tell(settings: Settings, key: bytes, changes: Iterable[HistoryEntry], no_values: bool) -> None:
+    if settings.as_json:
+        for change in changes:
+            output.write_json(_fields(key, change, no_values))
+    elif settings.output == "raw":
+        for change in changes:
+            output.write_bytes(_raw_line(change, no_values))
+    else:
+        head = ("REVISION", "CHANGE", "VERSION", "VALUE")
+        rows = (_row(change) for change in changes)
+        if no_values:
+            output.write_table(head[:-1], (row[:-1] for row in rows))
+        else:
+            output.write_table(head, rows)
+
+
+def _operation(change: HistoryEntry) -> str:
+    return "delete" if change.entry is None else "put"
+
+
+def _fields(key: bytes, change: HistoryEntry, no_values: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"revision": change.revision, "op": _operation(change)}
+    if change.entry is None:
+        return {**fields, **output.bytes_field("key", key)}
+    told = output.entry_fields(change.entry, keys_only=no_values)
+    del told["mod_revision"]  # the revision again
+    return {**fields, **told}
+
+
+def _raw_line(change: HistoryEntry, no_values: bool) -> bytes:
+    line = f"{change.revision}\t{_operation(change)}".encode()
+    if not no_values:
+        line += b"\t" + (b"" if change.entry is None else change.entry.value)
+    return line + b"\n"
+
+
+def _row(change: HistoryEntry) -> tuple[str, str, str, str]:
+    entry = change.entry
+    if entry is None:
+        return str(change.revision), "delete", "", ""
+    return str(change.revision), "put", str(entry.version), output.printable(entry.value)

@@ -1,0 +1,72 @@
+"""What callers are told when their request cannot be carried out for a reason that lies in the node."""
+
+from __future__ import annotations
+
+import errno
+
+from kvserver.base.errors import Code, KvError, NotServing, Refused
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def log_failed() -> NotServing:
+    """Return the answer to everything after the log failed; what it answers was not written."""
+    return NotServing("the log failed, the node is ending; nothing of this request was written", Code.LOG_FAILED)
+
+
+def space_refusal(reason: OSError) -> Refused:
+    """Return the refusal of a write for which the log gets no room."""
+    if reason.errno in _FULL:
+        return _disk_full()
+    return Refused(
+        Code.DISK_UNAVAILABLE,
+        f"the log gets no room on disk ({reason.strerror or reason}); nothing was written",
+        "see the server's log; the node goes on by itself once the disk can be written",
+    )
+
+
+def flush_refusal(reason: Exception) -> KvError:
+    """Return the refusal of a write while memory is full and cannot be written into tables."""
+    if isinstance(reason, OSError) and reason.errno in _FULL:
+        return _disk_full()
+    return Refused(
+        Code.TABLES_FAILED,
+        f"memory is full and cannot be written into tables ({reason}); nothing was written",
+        "see the server's log; the node tries again by itself",
+    )
+
+
+def flush_failed(reason: Exception) -> KvError:
+    """Return the answer to whoever asked for a flush that failed."""
+    if isinstance(reason, OSError) and reason.errno in _FULL:
+        return _disk_full()
+    hint = "nothing is lost: the log has it; see the server's log, the node tries again by itself"
+    return Refused(Code.TABLES_FAILED, f"memory could not be written into tables: {reason}", hint)
+
+
+def tables_failed(reason: Exception) -> KvError:
+    """Return the answer to a request that needs what the tables do not give."""
+    if isinstance(reason, KvError):
+        return reason
+    return KvError(
+        Code.TABLES_FAILED,
+        f"the tables fail: {reason}",
+        "see the server's log, and look at the data folder with: kvctl doctor --data-dir DIR",
+    )
+
+
+def overloaded(waiting: int) -> Refused:
+    """Return the refusal of a request for which the line is too long."""
+    return Refused(
+        Code.OVERLOADED,
+        f"{waiting} requests wait for the log already",
+        "try again after a pause; see the rate with: kvctl status",
+    )
+
+
+def _disk_full() -> Refused:
+    return Refused(
+        Code.DISK_FULL,
+        "the disk of the data folder is full; nothing was written",
+        "free space there; the node goes on by itself within a second or two",
+    )

@@ -1,0 +1,84 @@
+"""Threads that do one blocking thing after the other for the event loop, and tell it of each in the same order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+Result = TypeVar("Result")
+Post = Callable[[Callable[[], None]], None]
+"""``post(callback)``: have the callback called on the event loop, from any thread."""
+
+
+class Job(NamedTuple):
+    """Something to do, and whom to tell of its result or of the error that it ended with."""
+
+    work: Callable[[], Any]
+    done: Callable[[Any], None]
+
+
+_STOP = Job(lambda: None, lambda result: None)
+
+
+class Worker:
+    """Does jobs in the order in which they were given. Without ``start``, ``run_once`` does one on the caller's thread."""
+
+    def __init__(self, name: str, post: Post) -> None:
+        self._name = name
+        self._post = post
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._held: Job | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to do jobs on a thread."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Callable[[], Result], done: Callable[[Result | Exception], None]) -> None:
+        """Have the work done; ``done`` is called on the event loop with what it returned or the error that it raised."""
+        self._jobs.put(Job(work, done))
+
+    def stop(self) -> None:
+        """Do what was given, then end the thread."""
+        self._jobs.put(_STOP)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def run_once(self) -> bool:
+        """Do the next job on this thread; say whether there was one."""
+        job = self._next(wait=False)
+        if job is None or job is _STOP:
+            return False
+        self._do(job)
+        return True
+
+    def _run(self) -> None:
+        while (job := self._next(wait=True)) is not None and job is not _STOP:
+            try:
+                self._do(job)
+            except BaseException as error:  # a panic of a library, say; the thread must go on, or nobody is told any more
+                self._panicked(job, RuntimeError(f"{type(error).__name__}: {error}"))
+            del job  # it holds on to whoever is told
+
+    def _next(self, wait: bool) -> Job | None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        try:
+            return self._jobs.get() if wait else self._jobs.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _panicked(self, job: Job, error: Exception) -> None:
+        self._post(lambda: job.done(error))
+
+    def _do(self, job: Job) -> None:
+        try:
+            result = job.work()
+        except Exception as error:
+            result = error
+        self._post(lambda: job.done(result))
