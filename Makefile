@@ -18,7 +18,7 @@ export PYTHON
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help setup run test check fmt format-check lint types imports protos protos-check
+.PHONY: bench-tables bench-big help setup run test check fmt format-check lint types imports protos protos-check
 .PHONY: test-crash test-newest bench lock clean
 
 help: ## Lists the targets.
@@ -75,6 +75,12 @@ test-newest: ## Runs the tests with the newest grpcio and protobuf that are allo
 
 bench: $(STAMP) ## Measures this machine: unary puts, the pipeline, replay (needs h2load: apt-get install nghttp2-client).
 	@$(BIN)/python scripts/bench/main.py $(ARGS)
+
+bench-tables: $(STAMP) ## Measures what tables cost: puts beside flushes, reads after many, the start after a kill (3 minutes).
+	@$(BIN)/python scripts/bench/tables.py $(ARGS)
+
+bench-big: $(STAMP) ## Loads 10,000,000 keys while they are read, and plots rate, memory and stalls (ARGS='--keys N --plot FILE').
+	@$(BIN)/python scripts/bench/big_load.py $(ARGS)
 
 lock: ## Resolves the dependencies anew and writes requirements.lock.
 	@scripts/venv.sh lock

@@ -38,14 +38,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kvserver.base.errors import Code, KvError, OutcomeUnknown, RevisionError
+from kvserver.base.errors import Code, Corruption, KvError, OutcomeUnknown, RevisionError
 from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Position
 from kvserver.commit.evaluate import evaluate
 from kvserver.commit.log_port import CLAIM_OVERHEAD, Log
 from kvserver.commit.marks import Marks
 from kvserver.commit.reading import Reader
-from kvserver.commit.refusals import log_failed, overloaded, space_refusal
+from kvserver.commit.refusals import log_failed, overloaded, space_refusal, write_refused
 from kvserver.commit.requests import Committed, Found, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket, answered, complete_all
@@ -258,6 +258,8 @@ class CommitPipeline:
                 self._carry_out_put(ticket, request)
             else:
                 self._carry_out_single(ticket, request)
+        except Corruption as error:  # of a row that was read beforehand
+            self._decide(ticket, write_refused(error), 0)
         except KvError as error:
             self._decide(ticket, error, error.depends_on)
         except Exception as error:  # out of memory, say, between two steps: log and memory may differ now

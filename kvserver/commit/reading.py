@@ -9,7 +9,7 @@ from kvserver.base.errors import Code, KvError, RevisionError
 from kvserver.base.limits import MAX_COMMIT_BYTES, MAX_COMMIT_MUTATIONS
 from kvserver.base.types import WITHHELD, Version
 from kvserver.commit.marks import Marks
-from kvserver.commit.refusals import tables_failed
+from kvserver.commit.refusals import tables_failed, write_refused
 from kvserver.commit.requests import DeleteSpan, Request, judged_keys, spans_of
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket, answered
@@ -204,7 +204,7 @@ class Reader:
 
         def on_rows(rows: TableRows | Exception) -> None:
             if isinstance(rows, Exception):
-                ticket.fail(tables_failed(rows))
+                ticket.fail(write_refused(tables_failed(rows)))
                 return
             # The other keys were found in the memtables that lay above the tables when this was asked for, so these are
             # what lies above the rows, also where a flush came in between: rows that it wrote say the same once more.
@@ -243,7 +243,7 @@ class Reader:
 
     def _on_span_keys(self, read: _SpanRead, ran: Ran | Exception) -> None:
         if isinstance(ran, Exception):
-            read.ticket.fail(tables_failed(ran))
+            read.ticket.fail(write_refused(tables_failed(ran)))
             return
         step: list[bytes] = ran.result  # type: ignore[assignment]
         namespace, span = read.span.namespace, read.span.span

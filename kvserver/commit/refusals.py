@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from kvserver.base.errors import Code, KvError, NotServing, Refused
+from kvserver.base.errors import Code, Corruption, KvError, NotServing, Refused
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -29,11 +29,14 @@ def flush_refusal(reason: Exception) -> KvError:
     """Return the refusal of a write while memory is full and cannot be written into tables."""
     if isinstance(reason, OSError) and reason.errno in _FULL:
         return _disk_full()
-    return Refused(
-        Code.TABLES_FAILED,
-        f"memory is full and cannot be written into tables ({reason}); nothing was written",
-        "see the server's log; the node tries again by itself",
-    )
+    hint = reason.hint if isinstance(reason, Corruption) else "see the server's log; the node tries again by itself"
+    return Refused(Code.TABLES_FAILED, f"memory is full and cannot be written into tables ({reason}); nothing was written", hint)
+
+
+def write_refused(reason: KvError) -> Refused:
+    """Return the refusal of a write that must be judged by what the tables do not give."""
+    what = f"what the write must be judged by cannot be read ({reason.message}); nothing was written"
+    return Refused(Code.TABLES_FAILED, what, reason.hint)
 
 
 def flush_failed(reason: Exception) -> KvError:

@@ -49,10 +49,12 @@ def check_target(env: Environment, data_dir: Path, target: Path) -> None:
 
 
 def origin_of(tables: Tables, identity: Identity, history: EpochHistory, unflushed: Position, now_ms: int) -> Origin:
-    """Return what a copy of the tables says of where it comes from; ``unflushed``: where they stand if they do not say it."""
+    """Return where a copy of the tables comes from, by their own word; ``unflushed``: the position where they hold nothing."""
     (row,) = tables.get_many([FLUSHED_KEY])
-    position = decode_flushed(row).position if row is not None else unflushed
-    return Origin(identity.cluster_id, identity.node_name, position, history.until(position), now_ms)
+    owner, position = identity.cluster_id, unflushed
+    if row is not None:  # in a fork that was not written to yet, the tables are still the other store's
+        owner, position, _, _ = decode_flushed(row)
+    return Origin(owner, identity.node_name, position, history.until(position), now_ms)
 
 
 def make_checkpoint(env: Environment, tables: Tables, target: Path, origin: Origin) -> CheckpointDone:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Callable
 
 from kvserver.base import failpoints
@@ -101,10 +102,11 @@ def open_folder(asked: OpenRequest) -> Opened:
             history = EpochHistory([*_past_epochs(epochs, recovered, origin, epoch), (epoch, recovered.position)])
             undo.pop_all()
     except OSError as error:
-        raise OpenRefused(
-            f"{paths.root} cannot be opened: {error.strerror or error}" + (f" ({error.filename})" if error.filename else ""),
-            "make the folder readable and writable and see that its disk has 32 MiB free, then start again",
-        ) from error
+        hint = "make the folder readable and writable and see that its disk has 32 MiB free, then start again"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            hint = "allow the process more open files (ulimit -n; 1024 are enough), then start again"
+        where = f" ({error.filename})" if error.filename else ""
+        raise OpenRefused(f"{paths.root} cannot be opened: {error.strerror or error}{where}", hint) from error
     listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
     return Opened(lock, identity, opened.state, log.position, history, log, space, opened)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import shlex
 import signal
 import sys
@@ -28,6 +29,10 @@ SWITCH_INTERVAL_S = 0.0005
 FAILURE_DEADLINE_S = 1.0
 """After a failure of the log the process is gone within this time, whatever hangs."""
 
+USEFUL_DESCRIPTORS = 16_384
+FEWEST_DESCRIPTORS = 36
+"""With fewer open files gRPC ends the process without a word."""
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -42,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(told.effective)
         return OK
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    descriptors = _raise_descriptor_limit()
+    if descriptors < FEWEST_DESCRIPTORS:
+        hint = f"allow it at least {FEWEST_DESCRIPTORS}, better 1024: ulimit -n 1024"
+        return _cannot_start(told, f"Too many open files would be needed: the process may open {descriptors} only", hint)
     try:
         failpoints.arm_from_text(told.failpoints)
     except (KeyError, ValueError) as error:
@@ -57,6 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == SOFTWARE_FAILURE:
         _leave(code)
     return code
+
+
+def _raise_descriptor_limit() -> int:
+    """Take as many open files as the process may have, up to what is of use; return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = USEFUL_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(USEFUL_DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted)
 
 
 def _cannot_start(told: ServeConfig, error: str, hint: str) -> int:

@@ -56,6 +56,9 @@ def error_of(text: str, folder: Path) -> Exception:
     open for writing, ``TablesClosed`` for what was asked too late, ``OSError`` with the disk's number for all else (EIO where
     none is named).
     """
+    text = " ".join(text.split())
+    while text.startswith("Corruption: Corruption: "):
+        text = text.removeprefix("Corruption: ")
     found = _FILE.search(text)
     path = Path(found[0]) if found else folder
     kind = text.partition(":")[0]

@@ -15,6 +15,7 @@ from kvserver.base.paths import DataPaths, SegmentName, is_prepared, is_torn, pa
 from kvserver.base.types import NO_EPOCH, Epoch, Position
 from kvserver.engine.identity import FORMAT_VERSION as FOLDER_VERSION
 from kvserver.engine.identity import create_identity
+from kvserver.engine.origin import Origin, write_origin
 from kvserver.replication.local_register import LocalRegister
 from kvserver.wal import format as fmt
 from kvserver.wal.commit_record import DELETE, PUT, Effect, decode_commit, encode_commit
@@ -207,12 +208,20 @@ def test_the_small_files_have_the_fields_of_the_document() -> None:
     register.claim(Epoch(1, 7), "id", 0)
     register.record_branch(Epoch(1, 7), Position(NO_EPOCH, 1, bytes(16)))
     register.record_begun(Epoch(1, 7))
-    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1))
+    position = Position(Epoch(1, 7), 9, bytes(16))
+    origin = Origin(CLUSTER_ID, "n", position, [(Epoch(1, 7), position)], 0)
+    write_origin(Environment(fs=fs, clock=SystemClock()), paths, origin)
+    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1), paths.origin)
     rows = section(DOCUMENT, "Beside the log").table()
     for row, path in zip(rows, written, strict=True):
         fields = json.loads(fs.contents()[path])
         assert set(in_code(row["fields"])) | {"crc32c"} == set(fields), path.name
     assert f"of the data folder, {FOLDER_VERSION})" in rows[0]["fields"]
+    assert '("kvserver checkpoint")' in rows[-1]["fields"]
+    fields = json.loads(fs.contents()[paths.origin])
+    text = " ".join(section(DOCUMENT, "Beside the log").lines).rpartition("|")[2]
+    named = set(in_code(text))
+    assert set(fields["position"]) | set(fields["epochs"][0]) <= named
 
 
 def _described(fields: list[tuple[int, int, str, str]], base: int, data: bytes, note: str = "") -> Iterator[str]:

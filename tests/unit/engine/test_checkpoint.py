@@ -236,3 +236,15 @@ def test_tables_of_another_moment_are_no_copy(disk: MemoryFileSystem, database: 
     disk.plant(COPY.origin, read_file(disk, DataPaths(Path("/copies/tuesday")).origin))
     with pytest.raises(Corruption, match="another moment"):
         open_copy(disk)
+
+
+def test_a_copy_of_a_copy_that_was_not_written_to_is_one_of_the_first_store(disk: MemoryFileSystem, database: Database) -> None:
+    """Its tables still name that store: a record that named the copy would make it look like somebody else's."""
+    first, second = DataPaths(Path("/first")), DataPaths(Path("/second"))
+    run_settling(database, database.checkpoint(first.root))
+    copy = open_store(disk, paths=first)
+    run_settling(copy, copy.checkpoint(second.root))
+    copy.close()
+    again = open_store(disk, paths=second)
+    assert content(again) == content(database)
+    again.close()
