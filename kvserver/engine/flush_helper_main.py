@@ -29,9 +29,6 @@ from kvserver.storage.flush_job import FlushJob, FlushOutcome
 from kvserver.storage.rocks import RocksTableWriter, open_reader
 from kvserver.wal.log_range import LogRangeReader
 
-NICENESS = 5
-"""How far behind the server's threads the helper stands where there are not processors enough for both."""
-
 
 class Worker:
     """Builds the tables of one data folder."""
@@ -63,7 +60,6 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     root, block_cache_bytes, armed = arguments
     failpoints.arm_from_text(armed)
-    os.nice(NICENESS)
     # A build makes hundreds of thousands of tuples and no circles; the collector would walk them all, again and again.
     gc.disable()
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()

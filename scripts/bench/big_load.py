@@ -31,7 +31,7 @@ from plots import Line, write_plots
 from processes import Server, kvserver, scratch_folder
 
 FRAME = 500
-IN_FLIGHT = 8
+IN_FLIGHT = 4
 GET_FRAME = 500
 SAMPLE_S = 0.5
 STEP = 7_368_787
@@ -237,7 +237,7 @@ def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description="Loads many keys in random order and plots what the server did meanwhile.")
     parser.add_argument("--keys", type=int, default=10_000_000, help="how many (default: %(default)s)")
-    parser.add_argument("--gets-per-s", type=int, default=35_000, help="gets beside the load, at most; 0: none")
+    parser.add_argument("--gets-per-s", type=int, default=32_000, help="gets beside the load, at most; 0: none")
     parser.add_argument("--plot", type=Path, help="write an SVG")
     parser.add_argument("--json", type=Path, help="write all samples")
     parser.add_argument("--flags", default="", help="more flags for the server")
