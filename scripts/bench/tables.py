@@ -7,6 +7,7 @@ the start after a kill. Prints one line a figure; each figure is of one run, so 
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import signal
 import statistics
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=2_000_000, help="keys of the large store (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs (default: %(default)s)")
     given = parser.parse_args()
+    gc.disable()  # the client's own pauses are not the server's
     with scratch_folder() as folder:
         with kvserver(folder / "data") as server:
             load(server, given.keys)
