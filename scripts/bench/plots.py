@@ -57,7 +57,7 @@ def write_plots(path: Path, unit: str, times: Sequence[float], panels: Sequence[
         parts += _panel(TOP + number * (HEIGHT + GAP), title, times, lines)
     bottom = TOP + (len(panels) - 1) * (HEIGHT + GAP) + HEIGHT + 18
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = LEFT + WIDTH * share
-        parts.append(f'<text x="{x}" y="{bottom}" class="n" text-anchor="middle">{times[-1] * share:.0f} {unit}</text>')
+        x, anchor = LEFT + WIDTH * share, "end" if share == 1.0 else "middle"
+        parts.append(f'<text x="{x}" y="{bottom}" class="n" text-anchor="{anchor}">{times[-1] * share:.0f} {unit}</text>')
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*parts, "</svg>"]) + "\n")
