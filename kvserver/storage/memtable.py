@@ -16,8 +16,8 @@ one large merge would hold the loop (100,000 keys: 45 ms).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import TypeAlias
 
 from sortedcontainers import SortedList
@@ -50,23 +50,26 @@ def figures(version: Chain, base: Base) -> Base:
 class NamespaceTable:
     """The keys of one namespace."""
 
-    __slots__ = ("bases", "chains", "fresh", "index", "live_keys", "put_bytes")
+    __slots__ = ("bases", "chains", "index", "live_keys", "put_bytes")
 
     def __init__(self) -> None:
         self.chains: dict[bytes, Chain] = {}
         self.bases: dict[bytes, Base] = {}
         """What was found below, for the keys with relative versions that somebody asked for."""
-        self.fresh: deque[bytes] = deque()
         self.index: SortedList = SortedList()
         self.live_keys = 0
         """Keys more, or fewer, than below, where every key is taken for a new one unless it is known not to be."""
         self.put_bytes = 0
 
+    @property
+    def unordered(self) -> int:
+        """How many keys are not in the index yet: those that came last, as dicts keep the order in which keys came."""
+        return len(self.chains) - len(self.index)
+
     def catch_up(self, at_most: int) -> None:
         """Merge new keys into the index, oldest first, so many at most."""
-        fresh = self.fresh
-        take = fresh.popleft
-        self.index.update([take() for _ in range(min(at_most, len(fresh)))])
+        ordered = len(self.index)
+        self.index.update(list(islice(self.chains, ordered, ordered + at_most)))
 
 
 class Memtable:
@@ -126,7 +129,6 @@ class Memtable:
         table = self.table(namespace)
         chains = table.chains
         get = chains.get
-        fresh = table.fresh
         created = 0
         revision = first_revision
         sign = 1 if self.is_bottom else -1
@@ -134,7 +136,6 @@ class Memtable:
             older = get(key)
             if older is None:
                 chains[key] = (revision, value, sign * revision, 1, None)
-                fresh.append(key)
                 created += 1
             elif older[1] is None:
                 chains[key] = (revision, value, revision, 1, older)
@@ -154,8 +155,6 @@ class Memtable:
             table = self.table(effect.namespace)
             key = effect.key
             older = table.chains.get(key)
-            if older is None:
-                table.fresh.append(key)
             if effect.op == PUT:
                 create, version = self._figures(effect, older, revision)
                 table.chains[key] = (revision, effect.value, create, version, older)
@@ -201,7 +200,7 @@ class Memtable:
     def unordered(self, namespace: int) -> int:
         """Return how many keys are not in the namespace's order yet."""
         table = self._tables.get(namespace)
-        return len(table.fresh) if table is not None else 0
+        return table.unordered if table is not None else 0
 
     def catch_up(self, namespace: int, at_most: int = MERGE_SLICE) -> None:
         """Merge new keys into the namespace's order, oldest first, so many at most."""

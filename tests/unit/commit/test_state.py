@@ -42,7 +42,7 @@ def same(one: State, other: State) -> None:
     assert one.memtable.size_bytes == other.memtable.size_bytes
     assert one.memtable.live_keys() == other.memtable.live_keys()
     for namespace in (0, 1, 2, 3):
-        assert list(one.memtable.table(namespace).fresh) == list(other.memtable.table(namespace).fresh)
+        assert list(one.memtable.table(namespace).chains) == list(other.memtable.table(namespace).chains)
     assert (one.namespaces, one.next_namespace_id) == (other.namespaces, other.next_namespace_id)
     assert (one.dropped, one.newest_compaction) == (other.dropped, other.newest_compaction)
 
