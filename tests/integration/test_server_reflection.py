@@ -99,7 +99,7 @@ async def test_the_description_of_v1_is_complete(tmp_path: Path) -> None:
     async with serving(tmp_path) as node:
         answer = await ask(node, reflection.NAMES[0], file_containing_symbol=reflection.NAMES[0])
         (raw,) = answer.file_descriptor_response.file_descriptor_proto
-        described = descriptor_pb2.FileDescriptorProto.FromString(raw)
+        described = FileDescriptorProto.FromString(raw)
         described.ClearField("options")  # packages of other languages, which newer versions of grpcio-reflection name
         assert "v1alpha" not in str(described)
         pool = descriptor_pool.DescriptorPool()
