@@ -22,7 +22,7 @@ from kvserver.base.types import Identity, Version
 from kvserver.commit.marks import Marks
 from kvserver.commit.pipeline import AnyTicket, CommitPipeline
 from kvserver.commit.reading import Reader, compacted
-from kvserver.commit.refusals import flush_refusal, tables_failed
+from kvserver.commit.refusals import flush_refusal
 from kvserver.commit.requests import Request, spans_of
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket
@@ -37,7 +37,7 @@ from kvserver.engine.scan import Scan, ScanChunk, ScanOptions, order_keys
 from kvserver.engine.table_access import TablesBeside
 from kvserver.engine.table_kit import TableKit
 from kvserver.engine.upkeep import Upkeep
-from kvserver.engine.worker import Post, Worker
+from kvserver.engine.worker import Post, Worker, told_by
 from kvserver.storage.past import TableState
 from kvserver.storage.ranges import KeySpan
 from kvserver.storage.rows import Statistics
@@ -245,25 +245,18 @@ class Database:
 
     async def checkpoint(self, target: Path) -> CheckpointDone:
         """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError."""
-        check_target(self._env, self._paths.root, target)
+        # A folder of a network may hang: not on the event loop, nor where everybody reads.
+        await told_by(self._flush_worker, lambda: check_target(self._env, self._paths.root, target))
         await self.flush()
-        ticket: Ticket[CheckpointDone] = Ticket(None, lambda outcome: outcome)
 
         def work() -> CheckpointDone:
             # On the thread that ingests, so that the tables stand still at the position that they name.
             origin = origin_of(self._tables, self.identity, self.history, self.flusher.position, self._env.clock.now_ms())
             return make_checkpoint(self._env, self._tables, target, origin)
 
-        def done(result: CheckpointDone | Exception) -> None:
-            if isinstance(result, Exception):
-                ticket.fail(tables_failed(result))
-                return
-            self._listener(CheckpointMade(str(target), result.position.revision, result.table_files, result.table_bytes))
-            ticket.decide(result)
-            ticket.complete()
-
-        self._beside.run(work, done)
-        return await ticket
+        made = await told_by(self._beside, work)
+        self._listener(CheckpointMade(str(target), made.position.revision, made.table_files, made.table_bytes))
+        return made
 
     def statistics(self, namespace: int) -> Statistics:
         """Return what a namespace holds: exact as of the flushed revision; what was put since counts as new."""

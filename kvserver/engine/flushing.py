@@ -221,7 +221,6 @@ class Flusher:
         def take_in(tables: Tables) -> None:
             tables.ingest(job.target)
             failpoints.hit("engine.flush.after_ingest")
-            self.figures = tables.figures()
 
         self._floor.beside.ingest(take_in, job.upto.revision, lambda result: self._on_ingested(job, outcome, result))
 
@@ -263,12 +262,14 @@ class Flusher:
         floor.worker.run(floor.deleter.delete_obsolete, _nobody)
         failpoints.hit("engine.flush.after_release")
         self._release()
-        self._answer(revision)
+        floor.beside.run(floor.tables.figures, lambda figures: self._answer(revision, figures))
         self._begin()
         self._pipeline.admit_waiting()
         self.after_flush()
 
-    def _answer(self, revision: int) -> None:
+    def _answer(self, revision: int, figures: TableFigures | Exception) -> None:
+        """Answer those who wait for a revision, when the figures that they may ask for next are those behind the flush."""
+        self._set_figures(figures)
         reached = [ticket for wanted, ticket in self._waiting if wanted <= revision]
         self._waiting = [(wanted, ticket) for wanted, ticket in self._waiting if wanted > revision]
         for ticket in reached:

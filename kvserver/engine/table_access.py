@@ -10,7 +10,7 @@ because a thousand sorted keys cost half of what they do in random order. Checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -27,10 +27,14 @@ Result = TypeVar("Result")
 MOST_KEYS = 4_096
 """Keys read for several callers at once, about: those behind them wait some milliseconds."""
 
-FEWEST_KEYS = 32
+FIRST_KEYS = 64
+"""Keys of the first multi-get of several: rows may be of 1 MiB each, and nobody knows before."""
 
 PART_BYTES = 4 * MIB
-"""What one multi-get ought to bring; how many keys that is, is judged by the rows before."""
+"""What one multi-get ought to bring; how many keys that is, is judged by the rows before it."""
+
+TOGETHER_BYTES = 16 * MIB
+"""What several callers' rows, read as one, may come to; above it each is read alone, and bounded by an answer."""
 
 SORT_FROM = 32
 """Fewer keys than this are not worth sorting."""
@@ -62,7 +66,6 @@ class TablesBeside(Worker):
         self._tables = tables
         self._state = state
         self._generation = 0
-        self._part_keys = FEWEST_KEYS
         self._in_hand: list[_Fetch] = []
         self.reads = 0
         """Rows read."""
@@ -99,13 +102,7 @@ class TablesBeside(Worker):
             super()._do(job)
             return
         fetches = self._gather(job.work)
-        try:
-            rows = self._read(fetches)
-        except Exception as error:
-            self._tell(fetches, [error] * len(fetches))
-            return
-        told = [TableRows(self._generation, self._state.flushed_revision, found) for found in rows]
-        self._tell(fetches, told)
+        self._tell(fetches, self._read_together(fetches) or [self._read_alone(fetch) for fetch in fetches])
 
     def _panicked(self, job: Job, error: Exception) -> None:
         self._tell([*self._in_hand], [error] * len(self._in_hand))
@@ -116,7 +113,7 @@ class TablesBeside(Worker):
         """Return a fetch, and those behind it up to the next job of another kind."""
         fetches = self._in_hand = [first]
         keys = len(first.keys)
-        while keys < min(MOST_KEYS, self._part_keys):
+        while keys < MOST_KEYS:
             job = self._next(wait=False)
             if job is None or not isinstance(job.work, _Fetch):
                 self._held = job
@@ -125,40 +122,48 @@ class TablesBeside(Worker):
             keys += len(job.work.keys)
         return fetches
 
-    def _read(self, fetches: list[_Fetch]) -> list[dict[bytes, bytes | None]]:
-        """Return the rows for each fetch: read together, where together they are one part, else one fetch after the other."""
-        together = [key for fetch in fetches for key in fetch.keys]
-        if len(fetches) > 1 and len(together) <= 2 * self._part_keys:
-            rows = self._read_part(together)
-            return [rows] * len(fetches)
-        return [self._read_alone(fetch) for fetch in fetches]
+    def _read_together(self, fetches: list[_Fetch]) -> list[TableRows | Exception]:
+        """Return the rows of several fetches, read as one; nothing where that is too much, or fails: each is then read alone.
 
-    def _read_alone(self, fetch: _Fetch) -> dict[bytes, bytes | None]:
-        """Read for one caller, in parts, and no more than fits an answer."""
+        Alone, because a row that is damaged, or large, is the business of those who asked for it and of nobody else.
+        """
+        if len(fetches) == 1:
+            return []
+        try:
+            rows = self._rows({key for fetch in fetches for key in fetch.keys}, TOGETHER_BYTES, heads_only=False)
+        except Exception:  # whoever asked for what fails hears of it alone
+            return []
+        told = TableRows(self._generation, self._state.flushed_revision, rows)
+        return [told] * len(fetches) if all(key in rows for fetch in fetches for key in fetch.keys) else []
+
+    def _read_alone(self, fetch: _Fetch) -> TableRows | Exception:
+        """Return the rows of one fetch, and no more than fits an answer; or why they cannot be read."""
+        try:
+            rows = self._rows(fetch.keys, FOUND_BYTES, fetch.heads_only)
+        except Exception as error:
+            return error
+        return TableRows(self._generation, self._state.flushed_revision, rows)
+
+    def _rows(self, asked: Collection[bytes], most_bytes: int, heads_only: bool) -> dict[bytes, bytes | None]:
+        """Return the rows of keys, without those behind ``most_bytes`` of them, by multi-gets that each bring a bounded part."""
+        keys = list(asked) if len(asked) < SORT_FROM else sorted(set(asked))
         rows: dict[bytes, bytes | None] = {}
         size = begin = 0
-        while begin < len(fetch.keys) and (size <= FOUND_BYTES or fetch.heads_only):
-            end = begin + self._part_keys
-            part = self._read_part(fetch.keys[begin:end])
-            if fetch.heads_only:
-                part = {key: row and row[:VERSION_LENGTH] for key, row in part.items()}
+        at_once = FIRST_KEYS
+        while begin < len(keys) and size <= most_bytes:
+            part = keys[begin : begin + at_once]
+            found = self._tables.get_many(part)
+            brought = sum(map(len, filter(None, found)))
+            if heads_only:
+                found = [row and row[:VERSION_LENGTH] for row in found]
             else:
-                size += sum(map(len, filter(None, part.values())))
-            rows |= part
-            begin = end
+                size += brought
+            rows.update(zip(part, found, strict=True))
+            begin += len(part)
+            at_once = max(1, min(2 * at_once, PART_BYTES * len(part) // (1 + brought)))
+            self.batches += 1
+        self.reads += len(rows)
         return rows
-
-    def _read_part(self, keys: list[bytes]) -> dict[bytes, bytes | None]:
-        if not keys:
-            return {}
-        if len(keys) >= SORT_FROM:
-            keys = sorted(set(keys))
-        self.reads += len(keys)
-        self.batches += 1
-        found = self._tables.get_many(keys)
-        fitting = PART_BYTES * len(keys) // (1 + sum(map(len, filter(None, found))))
-        self._part_keys = max(FEWEST_KEYS, min(fitting, 2 * self._part_keys, 2 * MOST_KEYS))
-        return dict(zip(keys, found, strict=True))
 
     def _tell(self, fetches: list[_Fetch], results: Sequence[TableRows | Exception]) -> None:
         """Tell each caller of its rows, a part of them in each turn of the event loop."""

@@ -21,7 +21,7 @@ from kvserver.commit.state import NamespaceEntry
 from kvserver.engine.flushing import Flusher
 from kvserver.engine.worker import Worker
 from kvserver.storage.rows import bucket_prefix, data_prefix, time_key
-from kvserver.storage.tables import Tables
+from kvserver.storage.tables import Tables, TablesClosed
 
 MAX_SCAN_PIN_S = 600.0
 """A scan keeps the window from passing it for so long; then it ends with COMPACTED."""
@@ -189,6 +189,8 @@ class Upkeep:
 
         def done(result: bool | Exception) -> None:
             self._is_busy = False
+            if isinstance(result, TablesClosed):
+                return
             if isinstance(result, Exception):
                 if str(result) != self._error:
                     self._listener(UpkeepFailing(str(result)))

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from kvserver.commit.refusals import tables_failed
+from kvserver.commit.ticket import Ticket
+
 Result = TypeVar("Result")
 Post = Callable[[Callable[[], None]], None]
 """``post(callback)``: have the callback called on the event loop, from any thread."""
@@ -82,3 +85,18 @@ class Worker:
         except Exception as error:
             result = error
         self._post(lambda: job.done(result))
+
+
+def told_by(worker: Worker, work: Callable[[], Result]) -> Ticket[Result]:
+    """Have a worker do something; return a ticket of what comes of it. Its answer raises KvError."""
+    ticket: Ticket[Result] = Ticket(None, lambda outcome: outcome)
+
+    def done(result: Result | Exception) -> None:
+        if isinstance(result, Exception):
+            ticket.fail(tables_failed(result))
+            return
+        ticket.decide(result)
+        ticket.complete()
+
+    worker.run(work, done)
+    return ticket

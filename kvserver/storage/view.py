@@ -179,14 +179,8 @@ class View:
         sources = self.sources(rows.generation)
         for place, memtable in enumerate(sources):
             chain = memtable.at(namespace, key, revision)
-            if chain is None:
-                continue
-            if chain[1] is None:
-                return None
-            create, version = chain[2], chain[3]
-            if create < 0:
-                create, version = figures(chain, self._base(sources, place, namespace, key, rows))
-            return Version(key, chain[1], create, chain[0], version)
+            if chain is not None:
+                return self._version(chain, sources, place, namespace, key, rows)
         stored = self._row(namespace, key, rows)
         if revision < rows.flushed_revision and (stored is None or stored.mod_revision > revision):
             raise PastRowNeeded(namespace, key)

@@ -9,7 +9,6 @@ server's own figure, the latest that a timer of 10 ms fired. Memory is resident 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -19,16 +18,14 @@ import random
 import re
 import time
 import urllib.request
-from collections import deque
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
-
-import grpc
 
 from kvproto.v1 import kv_pb2
+
 from plots import Line, write_plots
 from processes import Server, kvserver, scratch_folder
+from streams import OnAnswer, gets, puts, run_closed
 
 FRAME = 500
 IN_FLIGHT = 4
@@ -63,32 +60,13 @@ class Sample:
     unflushed_mib: float
 
 
-async def _frames(address: str, make: Any, done: Any, in_flight: int) -> None:
-    """Keep so many frames under way until ``make`` returns None."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        method = channel.stream_stream(
-            "/kvproto.v1.KV/Pipeline",
-            request_serializer=kv_pb2.PipelineRequest.SerializeToString,
-            response_deserializer=kv_pb2.PipelineResponse.FromString,
-        )
-        call = method()
-        sent: deque[tuple[float, kv_pb2.PipelineRequest]] = deque()
-        more = True
-        while more or sent:
-            while more and len(sent) < in_flight:
-                frame = make()
-                if frame is None:
-                    more = False
-                    break
-                await call.write(frame)
-                sent.append((time.perf_counter(), frame))
-            if sent:
-                answer = await call.read()
-                begun, frame = sent.popleft()
-                done(frame, answer, time.perf_counter() - begun)
-        await call.done_writing()
-        while await call.read() is not grpc.aio.EOF:
-            pass
+def add_to(count: Synchronized[int]) -> OnAnswer:
+    """Return what adds up answered operations where the parent sees them."""
+
+    def add(operations: int) -> None:
+        count.value += operations
+
+    return add
 
 
 def write(address: str, first: int, keys: int, count: Synchronized[int]) -> None:
@@ -102,15 +80,9 @@ def write(address: str, first: int, keys: int, count: Synchronized[int]) -> None
             return None
         numbers = range(at, min(at + FRAME, keys))
         at += FRAME
-        puts = kv_pb2.PutColumns(keys=[key_of(n, keys) for n in numbers], values=[values[n % 4096] for n in numbers])
-        return kv_pb2.PipelineRequest(frame_id=numbers[0], puts=puts)
+        return puts([key_of(n, keys) for n in numbers], [values[n % 4096] for n in numbers])
 
-    def done(frame: kv_pb2.PipelineRequest, answer: kv_pb2.PipelineResponse, seconds: float) -> None:
-        if answer.commits != len(frame.puts.keys):
-            raise SystemExit(f"a frame was not written: {answer}")
-        count.value += answer.commits
-
-    asyncio.run(_frames(address, make, done, IN_FLIGHT))
+    run_closed(address, make, IN_FLIGHT, add_to(count))
 
 
 def read(address: str, keys: int, put: Synchronized[int], count: Synchronized[int], per_s: int, going: Synchronized[int]) -> None:
@@ -128,19 +100,12 @@ def read(address: str, keys: int, put: Synchronized[int], count: Synchronized[in
             time.sleep(ahead)
         asked += GET_FRAME
         newest = max(1, put.value - 20_000)
-        wanted = [key_of(rng.randrange(newest), keys) for _ in range(GET_FRAME)]
-        return kv_pb2.PipelineRequest(frame_id=1, gets=kv_pb2.GetColumns(keys=wanted))
-
-    def done(frame: kv_pb2.PipelineRequest, answer: kv_pb2.PipelineResponse, seconds: float) -> None:
-        if answer.failures or not all(answer.gets.mod_revisions):
-            missing = [n for n, one in enumerate(answer.gets.mod_revisions) if not one]
-            raise SystemExit(f"keys that were put are not there: {missing[:5]} {answer.failures[:1]}")
-        count.value += GET_FRAME
+        return gets([key_of(rng.randrange(newest), keys) for _ in range(GET_FRAME)])
 
     while not put.value:
         time.sleep(0.05)
     begin = time.perf_counter()
-    asyncio.run(_frames(address, make, done, 2))
+    run_closed(address, make, 2, add_to(count))
 
 
 def resident_mib(pid: int) -> float:

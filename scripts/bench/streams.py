@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import grpc
-
 from kvproto.v1 import admin_pb2, kv_pb2
 
 MakeFrame = Callable[[], kv_pb2.PipelineRequest | None]
+OnAnswer = Callable[[int], None]
+"""Told how many operations were carried out, as each frame is answered."""
 
 
 class Done(NamedTuple):
@@ -53,7 +54,7 @@ def _check(frame: kv_pb2.PipelineRequest, answer: kv_pb2.PipelineResponse) -> in
     return operations
 
 
-async def _closed(address: str, make: MakeFrame, in_flight: int) -> list[Done]:
+async def _closed(address: str, make: MakeFrame, in_flight: int, on_answer: OnAnswer) -> list[Done]:
     done: list[Done] = []
     async with grpc.aio.insecure_channel(address) as channel:
         call = _pipeline(channel)
@@ -71,6 +72,7 @@ async def _closed(address: str, make: MakeFrame, in_flight: int) -> list[Done]:
                 answer = await call.read()
                 begun, frame = sent.popleft()
                 done.append(Done(_check(frame, answer), time.perf_counter() - begun))
+                on_answer(done[-1].operations)
         await call.done_writing()
         while await call.read() is not grpc.aio.EOF:
             pass
@@ -111,9 +113,9 @@ def _pipeline(channel: grpc.aio.Channel) -> grpc.aio.StreamStreamCall[kv_pb2.Pip
     return call
 
 
-def run_closed(address: str, make: MakeFrame, in_flight: int) -> list[Done]:
+def run_closed(address: str, make: MakeFrame, in_flight: int, on_answer: OnAnswer = lambda operations: None) -> list[Done]:
     """Keep so many frames under way until ``make`` returns None; return what was answered."""
-    return asyncio.run(_closed(address, make, in_flight))
+    return asyncio.run(_closed(address, make, in_flight, on_answer))
 
 
 def run_paced(address: str, make: MakeFrame, frames_per_s: float) -> list[Done]:
