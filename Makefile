@@ -50,7 +50,7 @@ format-check: $(STAMP) ## Says which files are not formatted; `make fmt` mends t
 	@$(BIN)/ruff format --check .
 
 lint: $(STAMP) ## Runs the linter (ruff).
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 
 types: $(STAMP) ## Checks the types (mypy --strict).
 	@$(BIN)/mypy --strict

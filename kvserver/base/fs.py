@@ -186,7 +186,7 @@ class OsFileSystem:
 
     def link(self, existing: Path, new: Path) -> None:
         """Make a hard link."""
-        os.link(existing, new)  # noqa: PTH
+        os.link(existing, new)
 
     def remove(self, path: Path) -> None:
         """Remove a name."""

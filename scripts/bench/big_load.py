@@ -22,7 +22,6 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from kvproto.v1 import kv_pb2
-
 from plots import Line, write_plots
 from processes import Server, kvserver, scratch_folder
 from streams import OnAnswer, gets, puts, run_closed

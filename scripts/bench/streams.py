@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import grpc
+
 from kvproto.v1 import admin_pb2, kv_pb2
 
 MakeFrame = Callable[[], kv_pb2.PipelineRequest | None]
