@@ -1,4 +1,1 @@
-"""The benchmark's place in the distribution: the command and its workloads arrive with a later release.
-
-Until then the figures come from ``scripts/bench``, which runs from a checkout with ``make bench``.
-"""
+"""kvbench, the benchmark of kvserver: it measures a node through the client that users have, and says on what it measured."""

@@ -7,7 +7,8 @@
         entry = kv.get(b"greeting")
 
 A write that returns is durable at the level that the cluster's policy names. What a write that raises means is told by
-the class of the error: ``OutcomeUnknown`` alone leaves it open, all others mean that nothing was changed.
+the class of the error: ``OutcomeUnknown`` alone leaves it open, all others mean that nothing was changed (``ManyFailed``, of
+``put_many``, holds an error for each put that failed).
 """
 
 from kvclient._errors import (
@@ -19,6 +20,7 @@ from kvclient._errors import (
     HistoryLost,
     InvalidRequestError,
     KvClientError,
+    ManyFailed,
     NamespaceExists,
     NotWritten,
     OutcomeUnknown,
@@ -30,6 +32,7 @@ from kvclient._errors import (
     Unavailable,
     UnknownNamespace,
 )
+from kvclient._retry import Retry
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
@@ -48,6 +51,7 @@ from kvclient._types import (
     Mutation,
     Namespace,
     Put,
+    PutManyResult,
     SessionToken,
     Status,
     SyncResult,
@@ -81,12 +85,15 @@ __all__ = [
     "Hold",
     "InvalidRequestError",
     "KvClientError",
+    "ManyFailed",
     "Mutation",
     "Namespace",
     "NamespaceExists",
     "NotWritten",
     "OutcomeUnknown",
     "Put",
+    "PutManyResult",
+    "Retry",
     "RevisionError",
     "ServerError",
     "SessionToken",

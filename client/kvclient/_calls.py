@@ -6,11 +6,10 @@ A client's method is one line: it makes a ``Call`` here and hands it to its own 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from kvclient import _types as types
-from kvclient._channel import MAX_REQUEST_BYTES
 from kvclient._errors import InvalidRequestError
 from kvclient._history import HistoryCursor
 from kvclient._scan import ScanCursor
@@ -43,47 +42,14 @@ class Call(Generic[ResultT]):
 def get(namespace: str, key: bytes, revision: int | None, session: types.SessionToken) -> Call[types.Entry | None]:
     """Make the call that reads one key."""
     request = kv_pb2.GetRequest(
-        namespace=namespace, key=key, revision=_unsigned("revision", revision), session=session_message(session)
+        namespace=namespace, key=key, revision=unsigned("revision", revision), session=session_message(session)
     )
     return Call("KV", "Get", request, _entry_found, writes=False)
 
 
-def put(
-    namespace: str,
-    key: bytes,
-    value: bytes,
-    if_absent: bool,
-    if_revision: int | None,
-    durability: types.Durability,
-) -> Call[types.WriteResult]:
-    """Make the call that puts one key."""
-    request = kv_pb2.PutRequest(namespace=namespace, key=key, value=value, if_absent=if_absent, durability=_TO_WIRE[durability])
-    if if_revision is not None:
-        request.if_revision = _unsigned("if_revision", if_revision)
-    return Call("KV", "Put", _sized(request), _write_result, writes=True)
-
-
-def delete(
-    namespace: str,
-    target: types.Delete | types.DeleteRange | types.DeletePrefix,
-    durability: types.Durability,
-) -> Call[types.DeleteResult]:
-    """Make the call that deletes a key, a range or a prefix."""
-    request = kv_pb2.DeleteRequest(namespace=namespace, durability=_TO_WIRE[durability])
-    _set_target(request, target)
-    return Call("KV", "Delete", _sized(request), _delete_result, writes=True)
-
-
-def write(namespace: str, mutations: Iterable[types.Mutation], durability: types.Durability) -> Call[types.BatchResult]:
-    """Make the call that carries out many mutations in one commit."""
-    request = kv_pb2.WriteRequest(namespace=namespace, durability=_TO_WIRE[durability])
-    request.mutations.extend(_mutation(mutation) for mutation in mutations)
-    return Call("KV", "Write", _sized(request), _batch_result, writes=True)
-
-
 def sync(revision: int | None, level: types.Durability) -> Call[types.SyncResult]:
     """Make the call that waits for a revision to reach a level."""
-    request = kv_pb2.SyncRequest(revision=_unsigned("revision", revision), level=_TO_WIRE[level])
+    request = kv_pb2.SyncRequest(revision=unsigned("revision", revision), level=_TO_WIRE[level])
     return Call("KV", "Sync", request, _sync_result, writes=False)
 
 
@@ -105,7 +71,7 @@ def checkpoint(target_dir: str) -> Call[types.CheckpointResult]:
 
 def compact(revision: int) -> Call[types.CompactResult]:
     """Make the call that gives up history; 0 stands for all but the newest visible revision."""
-    request = admin_pb2.CompactRequest(revision=_unsigned("revision", revision))
+    request = admin_pb2.CompactRequest(revision=unsigned("revision", revision))
     return Call("Admin", "Compact", request, _compact_result, writes=True)
 
 
@@ -135,13 +101,11 @@ def history(
     namespace: str, key: bytes, limit: int | None, before_revision: int | None, session: types.SessionToken
 ) -> HistoryCursor:
     """Make the cursor over what was done to a key."""
-    if limit is not None and limit < 0:
-        raise InvalidRequestError("INVALID_FIELD", f"limit must not be negative; it is {limit}")
     request = kv_pb2.HistoryRequest(
         namespace=namespace,
         key=key,
-        before_revision=_unsigned("before_revision", before_revision),
-        limit=_signed("limit", limit),
+        before_revision=unsigned("before_revision", before_revision),
+        limit=_limit(limit),
         session=session_message(session),
     )
     return HistoryCursor(request)
@@ -170,12 +134,13 @@ def scan(
         raise InvalidRequestError("INVALID_FIELD", "a scan takes a prefix or a range, not both")
     request = kv_pb2.ScanRequest(
         namespace=namespace,
-        revision=_unsigned("revision", revision),
-        limit=_signed("limit", limit),
+        revision=unsigned("revision", revision),
+        limit=_limit(limit),
         reverse=reverse,
         keys_only=keys_only,
         count_only=count_only,
         session=session_message(session),
+        columnar=True,
     )
     if prefix is not None:
         request.prefix = prefix
@@ -201,7 +166,7 @@ def durability_wanted(durability: types.Durability) -> kv_pb2.Durability.ValueTy
     return _TO_WIRE[durability]
 
 
-def _unsigned(name: str, value: int | None) -> int:
+def unsigned(name: str, value: int | None) -> int:
     """Return a number for an unsigned field, 0 for None; raise InvalidRequestError where it does not fit."""
     if value is None:
         return 0
@@ -210,13 +175,13 @@ def _unsigned(name: str, value: int | None) -> int:
     return value
 
 
-def _signed(name: str, value: int | None) -> int:
-    """Return a number for a signed field, 0 for None; raise InvalidRequestError where it does not fit."""
-    if value is None:
+def _limit(limit: int | None) -> int:
+    """Return the most entries for a message, 0 for None (no limit); raise InvalidRequestError for less than 1."""
+    if limit is None:
         return 0
-    if not -(1 << 63) <= value < 1 << 63:
-        raise InvalidRequestError("INVALID_FIELD", f"{name} must be between 0 and 2**63 - 1, not {value}")
-    return value
+    if not 1 <= limit < 1 << 63:
+        raise InvalidRequestError("INVALID_FIELD", f"limit must be at least 1, not {limit}", "leave it out for no limit")
+    return limit
 
 
 def _text(name: str, value: str) -> str:
@@ -228,64 +193,11 @@ def _text(name: str, value: str) -> str:
     return value
 
 
-def _sized(request: Any) -> Any:
-    """Return a request that fits a message; raise InvalidRequestError for a larger one, before anything is sent."""
-    size = request.ByteSize()
-    if size > MAX_REQUEST_BYTES:
-        raise InvalidRequestError(
-            "COMMIT_TOO_LARGE",
-            f"the request has {size} bytes; a message may have {MAX_REQUEST_BYTES}",
-            "write it in several parts",
-        )
-    return request
-
-
-def _set_target(message: Any, target: types.Delete | types.DeleteRange | types.DeletePrefix) -> None:
-    """Fill in what a deletion deletes."""
-    match target:
-        case types.Delete():
-            message.key = target.key
-            if target.if_revision is not None:
-                message.if_revision = _unsigned("if_revision", target.if_revision)
-        case types.DeleteRange():
-            message.range.CopyFrom(kv_pb2.KeyRange(start=target.start, end=target.end))
-        case types.DeletePrefix():
-            message.prefix = target.prefix
-
-
-def _mutation(mutation: types.Mutation) -> kv_pb2.Mutation:
-    """Return one mutation of a batch as it is sent."""
-    message = kv_pb2.Mutation()
-    if mutation.namespace is not None:
-        message.namespace = mutation.namespace
-    if isinstance(mutation, types.Put):
-        message.put.CopyFrom(kv_pb2.PutMutation(key=mutation.key, value=mutation.value, if_absent=mutation.if_absent))
-        if mutation.if_revision is not None:
-            message.put.if_revision = _unsigned("if_revision", mutation.if_revision)
-    else:
-        _set_target(message.delete, mutation)
-    return message
-
-
 def _entry_found(answer: kv_pb2.GetResponse) -> types.Entry | None:
     if not answer.HasField("kv"):
         return None
     kv = answer.kv
     return types.Entry(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version)
-
-
-def _write_result(answer: kv_pb2.PutResponse) -> types.WriteResult:
-    return types.WriteResult(answer.header.revision, durability_reached(answer.reached), answer.header.epoch)
-
-
-def _delete_result(answer: kv_pb2.DeleteResponse) -> types.DeleteResult:
-    return types.DeleteResult(answer.deleted, answer.header.revision, durability_reached(answer.reached), answer.header.epoch)
-
-
-def _batch_result(answer: kv_pb2.WriteResponse) -> types.BatchResult:
-    return types.BatchResult(
-        answer.put, answer.deleted, answer.header.revision, durability_reached(answer.reached), answer.header.epoch
-    )
 
 
 def _sync_result(answer: kv_pb2.SyncResponse) -> types.SyncResult:

@@ -13,6 +13,7 @@
     ├── NotWritten               certainly not written; may be tried again
     │   └── TablesFailed
     ├── OutcomeUnknown           may or may not have been written
+    ├── ManyFailed               some of many writes failed, each for a reason of its own
     ├── Timeout                  a read or a wait ran out of time; nothing was changed
     ├── Unavailable              no serving node took the request; nothing was changed
     ├── ServerError              a fault in the server
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple, Protocol
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from kvproto.v1 import errors_pb2
+from kvproto.v1 import errors_pb2, kv_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
 ERROR_DOMAIN = "kvserver"
@@ -129,6 +130,18 @@ class OutcomeUnknown(KvClientError):
     """The write may or may not have been kept; read the key, or repeat what may happen twice."""
 
 
+class ManyFailed(KvClientError):
+    """Some of the operations of one ``put_many`` failed; after the first failure no further ones were begun.
+
+    Of those begun, all that are not among ``failures`` were carried out.
+    """
+
+    failures: dict[int, KvClientError]
+    """Why, by the place of the operation in what was handed in, from 0."""
+    done: int
+    """How many operations were carried out."""
+
+
 class Timeout(KvClientError):
     """A read or a wait ran out of time; nothing was changed."""
 
@@ -186,6 +199,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
 """The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
 
 _READ_HINT = "read the key to learn what happened; repeat only what may happen twice"
+_TIME_HINT = "allow more time (timeout_s, or kvctl --timeout)"
 _UNAVAILABLE_HINT = "is a server running there? start one with: kvserver serve --data-dir DIR --listen {endpoint}"
 
 
@@ -220,12 +234,22 @@ def error_class(code: str, *, writes: bool) -> type[KvClientError]:
     return OutcomeUnknown if writes and issubclass(known, ServerError) else known
 
 
-def from_failure(code: int, message: str, mod_revision: int) -> KvClientError:
-    """Make the error of one failed write inside a Pipeline answer."""
-    known = code in errors_pb2.ErrorCode.values()
-    name = errors_pb2.ErrorCode.Name(code) if known else f"ERROR_CODE_{code}"  # type: ignore[arg-type]
-    details = {"mod_revision": str(mod_revision)} if name == "CONDITION_FAILED" else {}
-    return error_class(name, writes=True)(name, message, details=details, from_server=True)
+def from_failure(failure: kv_pb2.Failure, *, writes: bool, rejected: bool = False) -> KvClientError:
+    """Make the error of one failed operation inside a Pipeline answer.
+
+    ``rejected``: the frame was refused before anything of it was carried out, so that not even a fault leaves it open.
+    """
+    name = code_name(failure.code)
+    details = dict(failure.details)
+    if name == "CONDITION_FAILED":
+        details["mod_revision"] = str(failure.mod_revision)
+    kind = error_class(name, writes=writes and not rejected)
+    return kind(name, failure.message, failure.hint, details=details, from_server=True)
+
+
+def code_name(code: int) -> str:
+    """Return the stable name of a code, which a newer server may have added."""
+    return errors_pb2.ErrorCode.Name(code) if code in errors_pb2.ErrorCode.values() else f"ERROR_CODE_{code}"  # type: ignore[arg-type]
 
 
 def from_rpc(failure: RpcFailure, *, writes: bool, endpoint: str) -> KvClientError:
@@ -259,6 +283,52 @@ def check_probe(failure: RpcFailure, endpoint: str) -> None:
 def outcome_unknown(why: str) -> OutcomeUnknown:
     """Make the error of a write that was handed to the transport and then lost from sight."""
     return OutcomeUnknown("OUTCOME_UNKNOWN", f"the write may or may not have been kept: {why}", _READ_HINT)
+
+
+def not_sent_in_time(endpoint: str, *, writes: bool, connected: bool) -> KvClientError:
+    """Make the error of an operation whose time was up before it was sent: it is certain that nothing was changed."""
+    if not connected:
+        return unreachable(endpoint, "DEADLINE_EXCEEDED", "")
+    message = f"no room to send it to {endpoint} within the time allowed; the answers to earlier ones are late"
+    kind = NotWritten if writes else Timeout
+    return kind("NOT_WRITTEN" if writes else "DEADLINE", message, _TIME_HINT)
+
+
+def not_answered_in_time(endpoint: str, *, writes: bool) -> KvClientError:
+    """Make the error of an operation that was sent and not answered within its time."""
+    return _from_bare_status("DEADLINE_EXCEEDED", "", writes=writes, endpoint=endpoint)
+
+
+def again(error: KvClientError) -> KvClientError:
+    """Return an error of its own, in the same words, for one of several callers."""
+    copy = type(error)(error.code, error.message, error.hint)
+    copy.details, copy.from_server = dict(error.details), error.from_server
+    return copy
+
+
+def of_lost_stream(failure: RpcFailure | None, error: KvClientError, endpoint: str, writes: bool) -> KvClientError:
+    """Make the error of one operation that was under way on a stream when it ended."""
+    if failure is not None:
+        return from_rpc(failure, writes=writes, endpoint=endpoint)
+    if isinstance(error, ClientClosed):
+        return cut_off(endpoint, writes=writes)
+    if writes:
+        return outcome_unknown(error.message)
+    return again(error) if isinstance(error, ServerError) else Unavailable("UNAVAILABLE", error.message, error.hint)
+
+
+def client_fault(fault: BaseException) -> ServerError:
+    """Make the error of a fault in the client itself, so that nobody waits for an answer that cannot come."""
+    return ServerError("INTERNAL", f"the client met a fault of its own: {type(fault).__name__}: {fault}", "report it")
+
+
+def many_failed(failures: dict[int, KvClientError], done: int) -> ManyFailed:
+    """Make the error of many operations of which some failed."""
+    place = min(failures)
+    first = failures[place]
+    error = ManyFailed("MANY_FAILED", f"{len(failures)} of the puts failed, the first at place {place}: {first}", first.hint)
+    error.failures, error.done = failures, done
+    return error
 
 
 def cut_off(endpoint: str, *, writes: bool) -> KvClientError:
@@ -300,7 +370,7 @@ def _from_bare_status(status: str, text: str, *, writes: bool, endpoint: str) ->
         return outcome_unknown(_sentence(status, text, endpoint))
     message = _sentence(status, text, endpoint)
     if status == "DEADLINE_EXCEEDED":
-        return Timeout("DEADLINE", message, "allow more time (timeout_s, or kvctl --timeout)")
+        return Timeout("DEADLINE", message, _TIME_HINT)
     if status in ("UNAVAILABLE", "CANCELLED"):
         return Unavailable("UNAVAILABLE", message, _UNAVAILABLE_HINT.format(endpoint=endpoint))
     return ServerError("UNEXPECTED_STATUS", message)

@@ -35,7 +35,12 @@ class ScanCursor:
         """Take in a chunk and return its entries."""
         self._brought_something = True
         self._request.revision = chunk.header.revision  # whatever follows is read at the same revision
-        entries = [Entry(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version) for kv in chunk.kvs]
+        columns = chunk.columns
+        if columns.keys:
+            figures = (columns.create_revisions, columns.mod_revisions, columns.versions)
+            entries = list(map(Entry._make, zip(columns.keys, columns.values, *figures, strict=True)))
+        else:  # a server that does not know columns
+            entries = [Entry(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version) for kv in chunk.kvs]
         if entries:
             self._received += len(entries)
             self._last_key = entries[-1].key

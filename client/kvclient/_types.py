@@ -67,8 +67,7 @@ class HistoryEntry(NamedTuple):
     """The version that it wrote; None where it deleted the key."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(NamedTuple):
     """What a put became."""
 
     revision: int
@@ -79,8 +78,7 @@ class WriteResult:
     """The primacy under which it was committed."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeleteResult:
+class DeleteResult(NamedTuple):
     """What a deletion became."""
 
     deleted: int
@@ -93,8 +91,7 @@ class DeleteResult:
     """The primacy under which it was answered."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BatchResult:
+class BatchResult(NamedTuple):
     """What an atomic batch became."""
 
     put: int
@@ -109,8 +106,20 @@ class BatchResult:
     """The primacy under which it was committed."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SyncResult:
+class PutManyResult(NamedTuple):
+    """What many puts became, each in a commit of its own."""
+
+    written: int
+    """How many keys were put."""
+    revision: int
+    """The newest of the commits; 0 where nothing was put."""
+    reached: Durability
+    """The level that it had reached when its answer was sent."""
+    epoch: int
+    """The primacy under which it was committed."""
+
+
+class SyncResult(NamedTuple):
     """Says which revision has reached which level."""
 
     revision: int

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
-
-import grpc
-import grpc.aio
+from typing import TypeVar
 
 from kvclient import _calls as calls
-from kvclient import _errors as errors
-from kvclient._channel import (
-    CHANNEL_OPTIONS,
-    DEFAULT_TIMEOUT_S,
-    HEALTH_METHOD,
-    LONG_TIMEOUT_S,
-    checked_timeout_s,
-    grpc_timeout_s,
-    target,
-)
+from kvclient import _operations as operations
+from kvclient._async_connection import AsyncConnection
+from kvclient._async_stream import AsyncStream
+from kvclient._channel import DEFAULT_TIMEOUT_S, LONG_TIMEOUT_S
+from kvclient._frames import OPERATION_BYTES, Kind
 from kvclient._history import HistoryCursor
-from kvclient._scan import ScanCursor
-from kvclient._session import SessionTracker
+from kvclient._many import Many
+from kvclient._retry import DEFAULT_RETRY, Retry
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
@@ -42,50 +32,48 @@ from kvclient._types import (
     HistoryEntry,
     Mutation,
     Namespace,
+    PutManyResult,
     SessionToken,
     Status,
     SyncResult,
     WriteResult,
 )
-from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 
 
 class AsyncClient:
-    """A connection to one node, for asyncio; one client may be used by many tasks of one event loop at once.
+    """A connection to a node, for asyncio; one client may be used by many tasks of one event loop at once.
 
         async with AsyncClient("127.0.0.1:7400") as kv:
             await kv.put(b"k", b"v")
             entry = await kv.get(b"k")
 
-    ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in seconds, where the call does not
-    say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there yet is waited for within
-    that time, otherwise it is an Unavailable at once. ``session`` is a position that another client has seen.
-    Raises ValueError for an endpoint that is not ``HOST:PORT``; every call raises KvClientError and its subclasses.
+    What concurrent callers ask for is joined into frames by itself: a client shared by a thousand tasks does in one message
+    what a thousand calls would do. Calls that are under way at the same time have no order among themselves.
+
+    ``endpoints`` are the nodes to speak to: ``HOST:PORT``, several with commas between, or a sequence; the first one that
+    answers is used until it is gone. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
+    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there
+    yet is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client
+    has seen. ``retry`` says what is sent again (never what might happen twice). Raises ValueError for an endpoint that is
+    not ``HOST:PORT``; every call raises KvClientError and its subclasses, and TypeError for keys and values that are not bytes.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        endpoints: str | Sequence[str],
         namespace: str = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         *,
         wait_for_ready: bool = False,
         session: SessionToken = NO_SESSION,
+        retry: Retry = DEFAULT_RETRY,
     ) -> None:
-        self._endpoint = endpoint
         self._namespace = namespace
-        self._timeout_s = checked_timeout_s(timeout_s)
-        self._wait_for_ready = wait_for_ready
-        self._session = SessionTracker(session)
-        self._connecting = asyncio.Lock()
-        self._ready = False
-        self._closed = False
-        self._target = target(endpoint)
-        self._channel: grpc.aio.Channel | None = None
-        self._health: Any = None
-        self._stubs: dict[str, Any] = {}
+        self._connection = AsyncConnection(endpoints, timeout_s, wait_for_ready, session, retry)
+        self._reads = AsyncStream(self._connection, namespace)
+        self._writes = AsyncStream(self._connection, namespace)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -95,18 +83,19 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End the connection. Calls under way end with an error; a second close does nothing."""
-        self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        self._connection.closed = True
+        await self._reads.close()
+        await self._writes.close()
+        await self._connection.close()
 
     @property
     def session(self) -> SessionToken:
         """The highest position seen in answers; every read carries it."""
-        return self._session.token
+        return self._connection.session.token
 
     def forget_session(self) -> None:
         """Forget what was seen, to read on after HistoryLost."""
-        self._session.forget()
+        self._connection.session.forget()
 
     async def get(
         self,
@@ -120,6 +109,10 @@ class AsyncClient:
 
         ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing).
         """
+        if revision is None and session is None:
+            key = operations.key_of(key)
+            found: Entry | None = await self._reads.add(Kind.GETS, key, b"", len(key) + OPERATION_BYTES, timeout_s)
+            return found
         return await self._run(calls.get(self._namespace, key, revision, self._token(session)), timeout_s)
 
     async def put(
@@ -136,7 +129,13 @@ class AsyncClient:
 
         ``if_revision`` is the ``mod_revision`` that the key must have; 0 stands for a key that does not exist.
         """
-        return await self._run(calls.put(self._namespace, key, value, if_absent, if_revision, durability), timeout_s)
+        if if_absent or if_revision is not None:
+            return await self._join(operations.put_if(key, value, if_absent, if_revision, durability), timeout_s)
+        if type(key) is bytes is type(value) and durability is Durability.POLICY:  # the call that is made most, spelled out
+            size_bytes = len(key) + len(value) + OPERATION_BYTES
+            done: WriteResult = await self._writes.add(Kind.PUTS, key, value, size_bytes, timeout_s)
+            return done
+        return await self._join(operations.put(key, value, durability), timeout_s)
 
     async def delete(
         self,
@@ -147,7 +146,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete one key; a key that is not there is no error, unless ``if_revision`` asks for it."""
-        return await self._run(calls.delete(self._namespace, Delete(key, if_revision), durability), timeout_s)
+        return await self._join(operations.delete(Delete(key, if_revision), durability), timeout_s)
 
     async def delete_range(
         self,
@@ -158,7 +157,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete the keys ``k`` with ``start <= k < end`` in one commit; an empty bound is the namespace's own."""
-        return await self._run(calls.delete(self._namespace, DeleteRange(start, end), durability), timeout_s)
+        return await self._join(operations.delete(DeleteRange(start, end), durability), timeout_s)
 
     async def delete_prefix(
         self,
@@ -168,7 +167,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete the keys that begin with ``prefix`` in one commit."""
-        return await self._run(calls.delete(self._namespace, DeletePrefix(prefix), durability), timeout_s)
+        return await self._join(operations.delete(DeletePrefix(prefix), durability), timeout_s)
 
     async def write(
         self,
@@ -178,7 +177,36 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> BatchResult:
         """Carry out many mutations in one atomic commit: all of them or, when a condition fails, none."""
-        return await self._run(calls.write(self._namespace, mutations, durability), timeout_s)
+        return await self._join(operations.write(mutations, durability), timeout_s)
+
+    async def put_many(
+        self,
+        pairs: Iterable[tuple[bytes, bytes]],
+        *,
+        durability: Durability = Durability.POLICY,
+        timeout_s: float | None = None,
+    ) -> PutManyResult:
+        """Put many keys, each in a commit of its own, as fast as the node takes them; the order among them is not kept.
+
+        ``pairs`` may be endless: only so many are taken from it as fill the frames. ``timeout_s`` holds for each put. After a
+        failure no further ones are begun, and ManyFailed tells which failed; all others begun were carried out. What ``pairs``
+        itself raises is raised when those begun have their outcome.
+        """
+        room = asyncio.Event()
+        many = Many(room.set, keep=False)
+        puts = (operations.put(key, value, durability) for key, value in pairs)
+        await self._writes.run_many(puts, many, room, self._connection.limit_s(timeout_s))
+        return many.put_result()
+
+    async def get_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> list[Entry | None]:
+        """Return the newest versions of many keys, in the order asked for; they need not be of one revision.
+
+        ``timeout_s`` holds for each read.
+        """
+        room = asyncio.Event()
+        many = Many(room.set, keep=True)
+        await self._reads.run_many(map(operations.get, keys), many, room, self._connection.limit_s(timeout_s))
+        return many.get_result()
 
     def scan(
         self,
@@ -192,7 +220,7 @@ class AsyncClient:
         revision: int | None = None,
         session: SessionToken | None = None,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[Entry]:
+    ) -> AsyncGenerator[Entry, None]:
         """Return an iterator over the keys of a range or prefix, in order, all at one revision.
 
         ``start`` belongs to the range, ``end`` does not. ``timeout_s`` bounds the wait for progress.
@@ -208,7 +236,7 @@ class AsyncClient:
             reverse=reverse,
             keys_only=keys_only,
         )
-        return self._stream(cursor, self._limit_s(timeout_s))
+        return self._connection.scan(cursor, self._connection.limit_s(timeout_s))
 
     async def count(
         self,
@@ -222,7 +250,7 @@ class AsyncClient:
     ) -> int:
         """Return how many keys a range or prefix has."""
         cursor = calls.scan(self._namespace, prefix, start, end, self._token(session), revision=revision, count_only=True)
-        async for _ in self._stream(cursor, self._limit_s(timeout_s)):
+        async for _ in self._connection.scan(cursor, self._connection.limit_s(timeout_s)):
             pass
         return cursor.count
 
@@ -234,7 +262,7 @@ class AsyncClient:
         before_revision: int | None = None,
         session: SessionToken | None = None,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[HistoryEntry]:
+    ) -> AsyncGenerator[HistoryEntry, None]:
         """Return an iterator over what was done to a key, newest first, as far back as history is kept.
 
         ``before_revision`` leaves out what was done at it and later. ``timeout_s`` bounds the wait for each part.
@@ -285,114 +313,18 @@ class AsyncClient:
         return await self._run(calls.checkpoint(target_dir), timeout_s)
 
     def _token(self, session: SessionToken | None) -> SessionToken:
-        return self._session.token if session is None else session
-
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
+        return self._connection.session.token if session is None else session
 
     async def _run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
-        """Send a unary call and read its answer; a cancelled task cancels the call and stays cancelled."""
-        deadline = time.monotonic() + self._limit_s(timeout_s)
-        await self._connect(deadline)
-        send = getattr(self._stubs[call.service], call.method)
-        try:
-            answer = await send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
-        except grpc.RpcError as failure:
-            raise self._error_of(failure, writes=call.writes) from failure
-        except asyncio.CancelledError as cancelled:
-            if self._cancelled_by_close():
-                raise errors.cut_off(self._endpoint, writes=call.writes) from cancelled
-            raise
-        except grpc.aio.UsageError as error:  # the channel was closed between the check and the call; nothing was sent
-            raise errors.ClientClosed() from error
-        self._session.observe(answer.header)
-        return call.parse(answer)
+        return await self._connection.run(call, timeout_s)
 
-    async def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> AsyncIterator[HistoryEntry]:
+    def _join(self, operation: operations.Operation[ResultT], timeout_s: float | None) -> asyncio.Future[ResultT]:
+        """Put an operation in line with those of other callers."""
+        stream = self._reads if operation.kind is Kind.GETS else self._writes
+        return stream.add(*operation, timeout_s)
+
+    async def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> AsyncGenerator[HistoryEntry, None]:
         """Bring the entries of a history, one part after the other."""
         while not cursor.finished:
             for entry in await self._run(calls.history_page(cursor), timeout_s):
                 yield entry
-
-    async def _stream(self, cursor: ScanCursor, limit_s: float) -> AsyncIterator[Entry]:
-        """Bring the entries of a scan; the call under way is cancelled however the iteration ends."""
-        while not cursor.finished:
-            deadline = time.monotonic() + limit_s
-            await self._connect(deadline)
-            call = None
-            try:
-                timeout = grpc_timeout_s(deadline - time.monotonic())
-                call = self._stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
-                async for chunk in call:
-                    self._session.observe(chunk.header)
-                    for entry in cursor.take(chunk):
-                        yield entry
-                cursor.check_ended()
-            except grpc.RpcError as failure:
-                error = self._error_of(failure, writes=False)
-                if not cursor.resume_after(error):
-                    raise error from failure
-            except asyncio.CancelledError as cancelled:
-                if self._cancelled_by_close():
-                    raise errors.cut_off(self._endpoint, writes=False) from cancelled
-                raise
-            except grpc.aio.UsageError as usage:
-                raise errors.ClientClosed() from usage
-            finally:
-                if call is not None:  # an abandoned call is never collected: without this it would stay open
-                    call.cancel()
-
-    async def _connect(self, deadline: float) -> None:
-        """Return when there is a connection; raise Unavailable where there is none, which proves that nothing was sent.
-
-        A harmless probe goes first, because gRPC cannot tell afterwards whether a request that failed had left.
-        """
-        if self._closed:
-            raise errors.ClientClosed()
-        if self._ready:
-            return
-        remaining_s = deadline - time.monotonic()
-        try:
-            async with asyncio.timeout(None if math.isinf(remaining_s) else remaining_s):
-                await self._connecting.acquire()
-        except TimeoutError as error:
-            raise errors.unreachable(self._endpoint, "DEADLINE_EXCEEDED", "") from error
-        try:
-            if not self._ready:
-                await self._probe(deadline)
-                self._ready = True
-        finally:
-            self._connecting.release()
-
-    async def _probe(self, deadline: float) -> None:
-        if self._closed:
-            raise errors.ClientClosed()
-        if self._channel is None:  # made here, not in the constructor: it belongs to the running event loop
-            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
-            self._health = self._channel.unary_unary(HEALTH_METHOD)
-            self._stubs = {
-                "KV": kv_pb2_grpc.KVStub(self._channel),
-                "Admin": admin_pb2_grpc.AdminStub(self._channel),
-            }
-        timeout = grpc_timeout_s(deadline - time.monotonic())
-        try:
-            await self._health(b"", timeout=timeout, wait_for_ready=self._wait_for_ready)
-        except grpc.RpcError as failure:
-            errors.check_probe(failure, self._endpoint)
-        except asyncio.CancelledError as cancelled:
-            if self._cancelled_by_close():
-                raise errors.ClientClosed() from cancelled
-            raise
-        except grpc.aio.UsageError as error:
-            raise errors.ClientClosed() from error
-
-    def _cancelled_by_close(self) -> bool:
-        """Tell a call that ended with its client from a task that was cancelled; gRPC raises the same for both."""
-        task = asyncio.current_task()
-        return self._closed and task is not None and not task.cancelling()
-
-    def _error_of(self, failure: grpc.RpcError, *, writes: bool) -> errors.KvClientError:
-        error = errors.from_rpc(failure, writes=writes, endpoint=self._endpoint)
-        if not error.from_server:
-            self._ready = False  # the connection may be gone: the next call looks before it sends
-        return error

@@ -87,7 +87,8 @@ class PutStream(Generic[TagT]):
         max_in_flight: int = 8,
         stall_timeout_s: float = 30.0,
     ) -> None:
-        self._client = client
+        self._connection = client._connection
+        self._namespace = client._namespace
         self._frames = frames
         self._durability = calls.durability_wanted(durability)
         self._stall_timeout_s = stall_timeout_s
@@ -101,7 +102,11 @@ class PutStream(Generic[TagT]):
         self._call: Any = None
 
     def __enter__(self) -> PutStream[TagT]:
-        self._call = self._client._open_pipeline(self._requests())
+        connection = self._connection
+        connection.connect(time.monotonic() + connection.limit_s(None))
+        self._endpoint = connection.endpoints.current
+        with connection.failures(writes=True):
+            self._call = connection.stub("KV").Pipeline(self._requests())
         threading.Thread(target=self._receive, name="kvclient-bulk-receive", daemon=True).start()
         return self
 
@@ -140,7 +145,7 @@ class PutStream(Generic[TagT]):
                     self._pending[number] = frame
                 yield kv_pb2.PipelineRequest(
                     frame_id=number,
-                    namespace=self._client._namespace,
+                    namespace=self._namespace,
                     durability=self._durability,
                     puts=kv_pb2.PutColumns(keys=frame.keys, values=frame.values),
                 )
@@ -174,7 +179,7 @@ class PutStream(Generic[TagT]):
         frame = self._pending.pop(response.frame_id, None)
         if frame is None:
             raise errors.ServerError("UNEXPECTED_STATUS", f"an answer to a frame never sent: {response.frame_id}")
-        self._client._session.observe(response.header)
+        self._connection.session.observe(response.header)
         self._slots.release()
         return FrameAnswer(
             number=response.frame_id,
@@ -183,7 +188,7 @@ class PutStream(Generic[TagT]):
             commits=response.commits,
             reached=calls.durability_reached(response.reached),
             failures=[
-                PutFailure(failure.index, errors.from_failure(failure.code, failure.message, failure.mod_revision))
+                PutFailure(failure.index, errors.from_failure(failure, writes=True, rejected=response.rejected))
                 for failure in response.failures
             ],
             rejected=response.rejected,
@@ -192,7 +197,7 @@ class PutStream(Generic[TagT]):
     def _finish(self, end: BaseException) -> None:
         """Raise what the end of the call means, if it is an error."""
         if isinstance(end, grpc.RpcError):
-            raise self._client._error_of(end, writes=True) from end
+            raise self._connection.error_of(end, self._endpoint, writes=True) from end
         if not isinstance(end, StopIteration):
             raise end
         if self._pending:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
-
-import grpc
+from typing import TypeVar, cast
 
 from kvclient import _calls as calls
-from kvclient import _errors as errors
-from kvclient._channel import (
-    CHANNEL_OPTIONS,
-    DEFAULT_TIMEOUT_S,
-    HEALTH_METHOD,
-    LONG_TIMEOUT_S,
-    checked_timeout_s,
-    grpc_timeout_s,
-    target,
-)
+from kvclient import _operations as operations
+from kvclient._channel import DEFAULT_TIMEOUT_S, LONG_TIMEOUT_S
+from kvclient._connection import Connection
+from kvclient._frames import Kind
 from kvclient._history import HistoryCursor
-from kvclient._scan import ScanCursor
-from kvclient._session import SessionTracker
+from kvclient._many import Many
+from kvclient._retry import DEFAULT_RETRY, Retry
+from kvclient._stream import Stream
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
@@ -40,52 +32,48 @@ from kvclient._types import (
     HistoryEntry,
     Mutation,
     Namespace,
+    PutManyResult,
     SessionToken,
     Status,
     SyncResult,
     WriteResult,
 )
-from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 
 
 class Client:
-    """A connection to one node, for blocking code; one client may be used by many threads at once.
+    """A connection to a node, for blocking code; one client may be used by many threads at once.
 
         with Client("127.0.0.1:7400") as kv:
             kv.put(b"k", b"v")
             entry = kv.get(b"k")
 
-    ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in seconds, where the call does not
-    say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there yet is waited for within
-    that time, otherwise it is an Unavailable at once. ``session`` is a position that another client has seen.
-    Raises ValueError for an endpoint that is not ``HOST:PORT``; every call raises KvClientError and its subclasses.
+    What concurrent callers ask for is joined into frames by itself: a client shared by a hundred threads does in one message
+    what a hundred calls would do. Calls that are under way at the same time have no order among themselves.
+
+    ``endpoints`` are the nodes to speak to: ``HOST:PORT``, several with commas between, or a sequence; the first one that
+    answers is used until it is gone. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
+    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there
+    yet is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client
+    has seen. ``retry`` says what is sent again (never what might happen twice). Raises ValueError for an endpoint that is
+    not ``HOST:PORT``; every call raises KvClientError and its subclasses, and TypeError for keys and values that are not bytes.
     """
 
     def __init__(
         self,
-        endpoint: str,
+        endpoints: str | Sequence[str],
         namespace: str = "",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         *,
         wait_for_ready: bool = False,
         session: SessionToken = NO_SESSION,
+        retry: Retry = DEFAULT_RETRY,
     ) -> None:
-        self._endpoint = endpoint
         self._namespace = namespace
-        self._timeout_s = checked_timeout_s(timeout_s)
-        self._wait_for_ready = wait_for_ready
-        self._session = SessionTracker(session)
-        self._connecting = threading.Lock()
-        self._ready = False
-        self._closed = False
-        self._channel = grpc.insecure_channel(target(endpoint), options=CHANNEL_OPTIONS)
-        self._health: Any = self._channel.unary_unary(HEALTH_METHOD)
-        self._stubs: dict[str, Any] = {
-            "KV": kv_pb2_grpc.KVStub(self._channel),
-            "Admin": admin_pb2_grpc.AdminStub(self._channel),
-        }
+        self._connection = Connection(endpoints, timeout_s, wait_for_ready, session, retry)
+        self._reads = Stream(self._connection, namespace)
+        self._writes = Stream(self._connection, namespace)
 
     def __enter__(self) -> Client:
         return self
@@ -95,17 +83,19 @@ class Client:
 
     def close(self) -> None:
         """End the connection. Calls under way end with an error; a second close does nothing."""
-        self._closed = True
-        self._channel.close()
+        self._connection.closed = True
+        self._reads.close()
+        self._writes.close()
+        self._connection.close()
 
     @property
     def session(self) -> SessionToken:
         """The highest position seen in answers; every read carries it."""
-        return self._session.token
+        return self._connection.session.token
 
     def forget_session(self) -> None:
         """Forget what was seen, to read on after HistoryLost."""
-        self._session.forget()
+        self._connection.session.forget()
 
     def get(
         self,
@@ -119,6 +109,8 @@ class Client:
 
         ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing).
         """
+        if revision is None and session is None:
+            return self._join(operations.get(key), timeout_s)
         return self._run(calls.get(self._namespace, key, revision, self._token(session)), timeout_s)
 
     def put(
@@ -135,7 +127,9 @@ class Client:
 
         ``if_revision`` is the ``mod_revision`` that the key must have; 0 stands for a key that does not exist.
         """
-        return self._run(calls.put(self._namespace, key, value, if_absent, if_revision, durability), timeout_s)
+        if if_absent or if_revision is not None:
+            return self._join(operations.put_if(key, value, if_absent, if_revision, durability), timeout_s)
+        return self._join(operations.put(key, value, durability), timeout_s)
 
     def delete(
         self,
@@ -146,7 +140,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete one key; a key that is not there is no error, unless ``if_revision`` asks for it."""
-        return self._run(calls.delete(self._namespace, Delete(key, if_revision), durability), timeout_s)
+        return self._join(operations.delete(Delete(key, if_revision), durability), timeout_s)
 
     def delete_range(
         self,
@@ -157,7 +151,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete the keys ``k`` with ``start <= k < end`` in one commit; an empty bound is the namespace's own."""
-        return self._run(calls.delete(self._namespace, DeleteRange(start, end), durability), timeout_s)
+        return self._join(operations.delete(DeleteRange(start, end), durability), timeout_s)
 
     def delete_prefix(
         self,
@@ -167,7 +161,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> DeleteResult:
         """Delete the keys that begin with ``prefix`` in one commit."""
-        return self._run(calls.delete(self._namespace, DeletePrefix(prefix), durability), timeout_s)
+        return self._join(operations.delete(DeletePrefix(prefix), durability), timeout_s)
 
     def write(
         self,
@@ -177,7 +171,36 @@ class Client:
         timeout_s: float | None = None,
     ) -> BatchResult:
         """Carry out many mutations in one atomic commit: all of them or, when a condition fails, none."""
-        return self._run(calls.write(self._namespace, mutations, durability), timeout_s)
+        return self._join(operations.write(mutations, durability), timeout_s)
+
+    def put_many(
+        self,
+        pairs: Iterable[tuple[bytes, bytes]],
+        *,
+        durability: Durability = Durability.POLICY,
+        timeout_s: float | None = None,
+    ) -> PutManyResult:
+        """Put many keys, each in a commit of its own, as fast as the node takes them; the order among them is not kept.
+
+        ``pairs`` may be endless: only so many are taken from it as fill the frames. ``timeout_s`` holds for each put. After a
+        failure no further ones are begun, and ManyFailed tells which failed; all others begun were carried out. What ``pairs``
+        itself raises is raised when those begun have their outcome.
+        """
+        room = threading.Event()
+        many = Many(room.set, keep=False)
+        puts = (operations.put(key, value, durability) for key, value in pairs)
+        self._writes.run_many(puts, many, room, self._connection.limit_s(timeout_s))
+        return many.put_result()
+
+    def get_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> list[Entry | None]:
+        """Return the newest versions of many keys, in the order asked for; they need not be of one revision.
+
+        ``timeout_s`` holds for each read.
+        """
+        room = threading.Event()
+        many = Many(room.set, keep=True)
+        self._reads.run_many(map(operations.get, keys), many, room, self._connection.limit_s(timeout_s))
+        return many.get_result()
 
     def scan(
         self,
@@ -191,7 +214,7 @@ class Client:
         revision: int | None = None,
         session: SessionToken | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Generator[Entry, None, None]:
         """Return an iterator over the keys of a range or prefix, in order, all at one revision.
 
         ``start`` belongs to the range, ``end`` does not. ``timeout_s`` bounds the wait for progress.
@@ -207,7 +230,7 @@ class Client:
             reverse=reverse,
             keys_only=keys_only,
         )
-        return self._stream(cursor, self._limit_s(timeout_s))
+        return self._connection.scan(cursor, self._connection.limit_s(timeout_s))
 
     def count(
         self,
@@ -221,7 +244,7 @@ class Client:
     ) -> int:
         """Return how many keys a range or prefix has."""
         cursor = calls.scan(self._namespace, prefix, start, end, self._token(session), revision=revision, count_only=True)
-        for _ in self._stream(cursor, self._limit_s(timeout_s)):
+        for _ in self._connection.scan(cursor, self._connection.limit_s(timeout_s)):
             pass
         return cursor.count
 
@@ -233,7 +256,7 @@ class Client:
         before_revision: int | None = None,
         session: SessionToken | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[HistoryEntry]:
+    ) -> Generator[HistoryEntry, None, None]:
         """Return an iterator over what was done to a key, newest first, as far back as history is kept.
 
         ``before_revision`` leaves out what was done at it and later. ``timeout_s`` bounds the wait for each part.
@@ -284,95 +307,18 @@ class Client:
         return self._run(calls.checkpoint(target_dir), timeout_s)
 
     def _token(self, session: SessionToken | None) -> SessionToken:
-        return self._session.token if session is None else session
-
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
+        return self._connection.session.token if session is None else session
 
     def _run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
-        """Send a unary call and read its answer."""
-        deadline = time.monotonic() + self._limit_s(timeout_s)
-        self._connect(deadline)
-        send = getattr(self._stubs[call.service], call.method)
-        try:
-            answer = send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
-        except grpc.RpcError as failure:
-            raise self._error_of(failure, writes=call.writes) from failure
-        except ValueError as error:  # the channel was closed between the check and the call; nothing was sent
-            raise self._closed_or(error) from error
-        self._session.observe(answer.header)
-        return call.parse(answer)
+        return self._connection.run(call, timeout_s)
 
-    def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> Iterator[HistoryEntry]:
+    def _join(self, operation: operations.Operation[ResultT], timeout_s: float | None) -> ResultT:
+        """Put an operation in line with those of other callers."""
+        limit_s = self._connection.limit_s(timeout_s)
+        stream = self._reads if operation.kind is Kind.GETS else self._writes
+        return cast("ResultT", stream.run(operation, limit_s))
+
+    def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> Generator[HistoryEntry, None, None]:
         """Bring the entries of a history, one part after the other."""
         while not cursor.finished:
             yield from self._run(calls.history_page(cursor), timeout_s)
-
-    def _stream(self, cursor: ScanCursor, limit_s: float) -> Iterator[Entry]:
-        """Bring the entries of a scan; the call under way is cancelled however the iteration ends."""
-        while not cursor.finished:
-            deadline = time.monotonic() + limit_s
-            self._connect(deadline)
-            timeout = grpc_timeout_s(deadline - time.monotonic())
-            try:
-                call = self._stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
-            except ValueError as error:
-                raise self._closed_or(error) from error
-            try:
-                for chunk in call:
-                    self._session.observe(chunk.header)
-                    yield from cursor.take(chunk)
-                cursor.check_ended()
-            except grpc.RpcError as failure:
-                read_error = self._error_of(failure, writes=False)
-                if not cursor.resume_after(read_error):
-                    raise read_error from failure
-            finally:
-                call.cancel()
-
-    def _open_pipeline(self, requests: Iterator[kv_pb2.PipelineRequest]) -> Any:
-        """Begin a stream of frames; it has no limit of time as a whole."""
-        self._connect(time.monotonic() + self._timeout_s)
-        try:
-            return self._stubs["KV"].Pipeline(requests)
-        except ValueError as error:
-            raise self._closed_or(error) from error
-
-    def _connect(self, deadline: float) -> None:
-        """Return when there is a connection; raise Unavailable where there is none, which proves that nothing was sent.
-
-        A harmless probe goes first, because gRPC cannot tell afterwards whether a request that failed had left.
-        """
-        if self._closed:
-            raise errors.ClientClosed()
-        if self._ready:
-            return
-        if not self._connecting.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)):
-            raise errors.unreachable(self._endpoint, "DEADLINE_EXCEEDED", "")
-        try:
-            if not self._ready:
-                self._probe(deadline)
-                self._ready = True
-        finally:
-            self._connecting.release()
-
-    def _probe(self, deadline: float) -> None:
-        timeout = grpc_timeout_s(deadline - time.monotonic())
-        try:
-            self._health(b"", timeout=timeout, wait_for_ready=self._wait_for_ready)
-        except grpc.RpcError as failure:
-            if self._closed:
-                raise errors.ClientClosed() from failure
-            errors.check_probe(failure, self._endpoint)
-        except ValueError as error:
-            raise self._closed_or(error) from error
-
-    def _error_of(self, failure: grpc.RpcError, *, writes: bool) -> errors.KvClientError:
-        error = errors.from_rpc(failure, writes=writes, endpoint=self._endpoint)
-        if not error.from_server:
-            self._ready = False  # the connection may be gone: the next call looks before it sends
-        return error
-
-    def _closed_or(self, error: ValueError) -> Exception:
-        """Return ClientClosed where that is what gRPC's ValueError means, else the error as it is."""
-        return errors.ClientClosed() if self._closed else error

@@ -25,9 +25,15 @@ def confirm_by_typing(question: str, word: str, otherwise: str, *, yes: bool) ->
         raise CtlError("NOT_CONFIRMED", otherwise)
 
 
+def can_ask() -> bool:
+    """Return whether there is a terminal on which somebody can answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _is_to_be_asked(otherwise: str, yes: bool) -> bool:
     if yes:
         return False
-    if not sys.stdin.isatty():
-        raise CtlError("NOT_CONFIRMED", f"{otherwise}: there is no terminal to ask on", "say that you mean it with: --yes")
+    if not can_ask():
+        hint = "say that you mean it with --yes, or see what would go with --dry-run"
+        raise CtlError("NOT_CONFIRMED", f"{otherwise}: there is no terminal to ask on", hint)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,11 @@ class CtlError(Exception):
         self.hint = hint
         self.exit_code = exit_code
         self.fields = fields
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form; docs/kvctl.md describes it."""
+        told = {"code": self.code, "message": self.message, "hint": self.hint, "exit_code": self.exit_code}
+        return {**told, **self.fields}
 
 
 def as_ctl_error(error: Exception) -> CtlError:
@@ -84,14 +90,34 @@ def exit_code_of(error: Exception) -> int:
 def report(error: CtlError, *, as_json: bool) -> int:
     """Tell an error on standard error and return its exit code."""
     if as_json:
-        told = {"code": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        sys.stderr.write(json.dumps({**told, **error.fields}) + "\n")
+        _write_line(json.dumps(error.document()))
     else:
-        sys.stderr.write(f"error: {_one_line(error.message)} [{error.code}]\n")
+        _write_line(f"error: {_one_line(error.message)} [{error.code}]")
         if error.hint:
-            sys.stderr.write(f"hint: {_one_line(error.hint)}\n")
-    sys.stderr.flush()
+            _write_line(f"hint: {_one_line(error.hint)}")
     return error.exit_code
+
+
+def warn(code: str, message: str, meant: str = "", *, as_json: bool) -> None:
+    """Tell on standard error what does not end the command: a line for people, or a JSON object whose ``warning`` is the code.
+
+    ``meant`` is the word that was probably wanted instead; it may be empty.
+    """
+    hint = f"did you mean {meant}?" if meant else ""
+    if as_json:
+        _write_line(json.dumps({"warning": code, "message": message, "hint": hint}))
+        return
+    _write_line(f"warning: {_one_line(message)} [{code}]")
+    if hint:
+        _write_line(f"hint: {_one_line(hint)}")
+
+
+def _write_line(text: str) -> None:
+    """Write a line to standard error; where that is closed or full, the exit code has to say it all."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
 
 def _one_line(text: str) -> str:

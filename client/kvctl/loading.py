@@ -1,7 +1,7 @@
-"""Loading records into a server: frames of puts from lines, and the account of which lines were acknowledged.
+"""Loading records into a server: frames of puts, and the account of which lines or records were acknowledged.
 
-The account is what makes a load that broke off worth something: it says up to which line everything is kept, so that the
-next run can go on there.
+The account is what makes a load that broke off worth something: it says up to where everything is kept, so that the next
+run can go on there.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from collections.abc import Iterator
 from io import FileIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvctl import output, records
-from kvctl.failures import CtlError
+from kvctl.batches import Batch, Fault
+from kvctl.bytes_form import TEXT
+from kvctl.reading import RecordSource
 
 if TYPE_CHECKING:
     from kvclient import KvClientError
-    from kvclient.bulk import FrameAnswer, PutFrame
+    from kvclient.bulk import FrameAnswer, PutFailure, PutFrame
 
 MAX_FRAME_PUTS = 4_096
 MAX_FRAME_BYTES = 1024 * 1024
+NAMED_FAULTS = 20
+"""So many of the records that were left out are named; the others are counted."""
 
 
 class Lines(NamedTuple):
-    """Which lines a frame stands for."""
+    """Which lines (or records) a frame stands for."""
 
     of_puts: list[int]
     """The number of each put's line."""
     last: int
-    """The last line that is done when the frame is; blank lines count."""
+    """The last line that is done when the frame is; blank lines and those left out count."""
 
 
 class LoadFailure(NamedTuple):
@@ -38,52 +41,73 @@ class LoadFailure(NamedTuple):
     error: KvClientError
 
 
-def frames(source: records.InputFile, skip: int) -> Iterator[PutFrame[Lines]]:
-    """Make frames of the lines behind the first ``skip``: one for what a read brought, more where that is much.
+class LeftOut:
+    """What was left out because it cannot be loaded, and the load was to go on."""
 
-    A bad line raises CtlError with its number, after a frame with the lines before it.
+    def __init__(self) -> None:
+        self.records = 0
+        self.named: list[Fault] = []
+        """The first ones."""
+
+    def add(self, fault: Fault) -> None:
+        """Note one more."""
+        self.records += fault.records
+        if len(self.named) < NAMED_FAULTS:
+            self.named.append(fault)
+
+
+def frames(source: RecordSource, skip: int, left_out: LeftOut | None) -> Iterator[PutFrame[Lines]]:
+    """Make frames of the records behind the first ``skip``: one for what a read brought, more where that is much.
+
+    What cannot be loaded is noted in ``left_out`` or, where that is None, raises CtlError with its number, after a frame
+    with what stands before it.
     """
+    for batch in source.batches(skip):
+        if not batch.faults:
+            yield from _cut(batch)
+        elif left_out is None:
+            first = min(batch.faults, key=lambda fault: fault.number)
+            yield from _cut(batch.before(first.number))
+            raise first.as_error(source.unit)
+        else:
+            for fault in batch.faults:
+                left_out.add(fault)
+            yield from _cut(batch)
+
+
+def _cut(batch: Batch) -> Iterator[PutFrame[Lines]]:
+    """Cut a batch into frames that are not too large."""
     from kvclient.bulk import PutFrame
 
-    for first, lines in records.split_lines(source.chunks()):
-        keys: list[bytes] = []
-        values: list[bytes] = []
-        of_puts: list[int] = []
-        size = 0
-        for number, line in enumerate(lines, first):
-            if number <= skip or not line.strip():
-                continue
-            try:
-                key, value = records.parse(line)
-            except ValueError as error:
-                if keys:
-                    yield PutFrame(keys, values, Lines(of_puts, number - 1))
-                raise CtlError("BAD_INPUT", f"line {number}: {error}", line=number) from error
-            if keys and (len(keys) >= MAX_FRAME_PUTS or size + len(key) + len(value) > MAX_FRAME_BYTES):
-                yield PutFrame(keys, values, Lines(of_puts, number - 1))
-                keys, values, of_puts, size = [], [], [], 0
-            keys.append(key)
-            values.append(value)
-            of_puts.append(number)
-            size += len(key) + len(value)
-        if keys:
-            yield PutFrame(keys, values, Lines(of_puts, first + len(lines) - 1))
+    begin = size = 0
+    end = len(batch.numbers)
+    for place in range(end):
+        more = len(batch.keys[place]) + len(batch.values[place])
+        if place - begin >= MAX_FRAME_PUTS or (place > begin and size + more > MAX_FRAME_BYTES):
+            tag = Lines(batch.numbers[begin:place], batch.numbers[place] - 1)
+            yield PutFrame(batch.keys[begin:place], batch.values[begin:place], tag)
+            begin, size = place, 0
+        size += more
+    if begin < end:
+        yield PutFrame(batch.keys[begin:], batch.values[begin:], Lines(batch.numbers[begin:], batch.last))
 
 
 class Account:
     """Which records were acknowledged."""
 
-    def __init__(self, skip: int) -> None:
+    def __init__(self, skip: int, left_out: LeftOut | None = None) -> None:
         self.records = 0
         """Records acknowledged."""
         self.bytes = 0
         """Bytes of their keys and values."""
         self.through_line = skip
-        """Every record up to this line was acknowledged, or left out by ``skip``."""
+        """Every record up to this line was acknowledged, or left out."""
         self.first_revision = 0
         self.last_revision = 0
         self.failure: LoadFailure | None = None
-        """The first line that was refused."""
+        """The first line that was refused and ends the load."""
+        self.left_out = left_out
+        """Where a record is noted that will always be refused; None where one ends the load."""
         self.acked_log: FileIO | None = None
         """Where each acknowledged key is noted, if anywhere."""
         self._next_frame = 1
@@ -97,13 +121,24 @@ class Account:
             self._next_frame += 1
             if self.failure is not None:
                 continue  # a gap is before these lines
-            if following.failures:
-                failed = following.failures[0]
+            failed = self._failure_of(following)
+            if failed is None:
+                self.through_line = following.frame.tag.last
+            else:
                 line = following.frame.tag.of_puts[failed.index]
                 self.failure = LoadFailure(line, failed.error)
                 self.through_line = line - 1
-            else:
-                self.through_line = following.frame.tag.last
+
+    def _failure_of(self, answer: FrameAnswer[Lines]) -> PutFailure | None:
+        """Return the first failure of a frame that ends the load; note those that do not."""
+        from kvclient import InvalidRequestError
+
+        for failure in answer.failures:
+            if self.left_out is None or answer.rejected or not isinstance(failure.error, InvalidRequestError):
+                return failure
+            line = answer.frame.tag.of_puts[failure.index]
+            self.left_out.add(Fault(line, 1, failure.error.code, failure.error.message))
+        return None
 
     def _count(self, answer: FrameAnswer[Lines]) -> None:
         """Count the puts that succeeded and note them in the log of acknowledged keys."""
@@ -129,7 +164,7 @@ class Account:
 
 
 def _acked_line(key: bytes, revision: int) -> bytes:
-    return json.dumps({**output.bytes_field("key", key), "revision": revision}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({**TEXT.fields("key", key), "revision": revision}, ensure_ascii=False).encode() + b"\n"
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

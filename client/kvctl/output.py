@@ -5,14 +5,15 @@ Text meant for people never carries a control byte: a key could otherwise speak 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kvctl.bytes_form import BytesForm
+from kvctl.failures import CtlError
 
 if TYPE_CHECKING:
     from kvclient import Entry
@@ -22,9 +23,16 @@ _WIDTH_SAMPLE_ROWS = 200
 _GAP = "  "
 
 
+def standard_output() -> BinaryIO:
+    """Return standard output, for bytes; raise CtlError where whoever started kvctl has closed it."""
+    if sys.stdout is None:
+        raise CtlError("FILE_ERROR", "standard output is closed")
+    return sys.stdout.buffer
+
+
 def write_bytes(data: bytes) -> None:
     """Write bytes to standard output as they are."""
-    sys.stdout.buffer.write(data)
+    standard_output().write(data)
 
 
 def write_line(text: str) -> None:
@@ -43,19 +51,11 @@ def json_line(document: Mapping[str, Any]) -> str:
     return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def bytes_field(name: str, data: bytes) -> dict[str, str]:
-    """Return bytes as a JSON field: ``name`` with text where they are UTF-8, else ``name_b64`` with base64."""
-    try:
-        return {name: data.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_b64": base64.b64encode(data).decode()}
-
-
-def entry_fields(entry: Entry, *, keys_only: bool = False) -> dict[str, Any]:
+def entry_fields(entry: Entry, form: BytesForm, *, keys_only: bool = False) -> dict[str, Any]:
     """Return an entry as JSON fields."""
-    value = {} if keys_only else bytes_field("value", entry.value)
+    value = {} if keys_only else form.fields("value", entry.value)
     return {
-        **bytes_field("key", entry.key),
+        **form.fields("key", entry.key),
         **value,
         "create_revision": entry.create_revision,
         "mod_revision": entry.mod_revision,
@@ -63,18 +63,22 @@ def entry_fields(entry: Entry, *, keys_only: bool = False) -> dict[str, Any]:
     }
 
 
-def printable(data: bytes) -> str:
-    """Return bytes as text for a table: what is not printable UTF-8 becomes ``\\xNN``, a backslash is doubled."""
-    text = data.decode(errors="surrogateescape")
-    return "".join(_printable_mark(mark) for mark in text)
+def write_entries(entries: Iterable[Entry], kind: str, form: BytesForm, *, keys_only: bool) -> None:
+    """Write entries as they come: ``json`` a line each, ``raw`` key, tab and value, else a table."""
+    if kind == "json":
+        for entry in entries:
+            write_json(entry_fields(entry, form, keys_only=keys_only))
+    elif kind == "raw":
+        for entry in entries:
+            write_bytes(form.raw(entry.key) + (b"" if keys_only else b"\t" + form.raw(entry.value)) + b"\n")
+    else:
+        head = ("KEY", "REVISION", "VERSION", "VALUE")[: 3 if keys_only else 4]
+        write_table(head, (_row(entry, form, keys_only) for entry in entries))
 
 
-def _printable_mark(mark: str) -> str:
-    if mark == "\\":
-        return "\\\\"
-    if mark.isprintable():
-        return mark
-    return "".join(f"\\x{byte:02x}" for byte in mark.encode(errors="surrogateescape"))
+def _row(entry: Entry, form: BytesForm, keys_only: bool) -> tuple[str, ...]:
+    row = (form.shown(entry.key), str(entry.mod_revision), str(entry.version))
+    return row if keys_only else (*row, form.shown(entry.value))
 
 
 def write_pairs(pairs: Iterable[tuple[str, str]], *, raw: bool = False) -> None:
@@ -92,11 +96,19 @@ def write_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """
     source = iter(rows)
     sample = list(islice(source, _WIDTH_SAMPLE_ROWS))
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     widths = [max(len(row[column]) for row in [head, *sample]) for column in range(len(head))]
-    for row in _cut(chain([head], sample, source), widths, room):
+    for row in _cut(chain([head], sample, source), widths, _room()):
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         write_line(_GAP.join([*cells, row[-1]]).rstrip())
+
+
+def _room() -> int | None:
+    """Return the columns of the terminal that standard output is; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _cut(rows: Iterable[Sequence[str]], widths: list[int], room: int | None) -> Iterator[Sequence[str]]:

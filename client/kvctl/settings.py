@@ -6,12 +6,14 @@ it, which wins.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from kvctl.bytes_form import HEX, TEXT, BytesForm
+from kvctl.variables import PREFIX
 
 if TYPE_CHECKING:
     from kvclient import Client
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+DEFAULT_ENDPOINT = "127.0.0.1:7400"
 DEFAULT_TIMEOUT_S = 5.0
 LONG_TIMEOUT_S = 300.0
 """For commands that have the node write or copy tables."""
@@ -26,16 +29,19 @@ LONG_TIMEOUT_S = 300.0
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclasses.dataclass
 class Settings:
     """The settings of one run."""
 
-    endpoint: str = "127.0.0.1:7400"
-    timeout_s: float | None = None
-    """How long a call may take; None where the command's own default holds."""
-    namespace: str = ""
-    output: str | None = None
-    """``table``, ``json`` or ``raw``; None where the command's own default holds."""
+    def __init__(self) -> None:
+        self.endpoint = DEFAULT_ENDPOINT
+        """Where the node listens; several nodes have commas between them."""
+        self.timeout_s: float | None = None
+        """How long a call may take; None where the command's own default holds."""
+        self.namespace = ""
+        self.output: str | None = None
+        """``table``, ``json`` or ``raw``; None where the command's own default holds."""
+        self.hex = False
+        """Whether keys and values are taken and printed as hexadecimal digits."""
 
     @property
     def limit_s(self) -> float:
@@ -52,12 +58,39 @@ class Settings:
         """Whether output and errors are for programs."""
         return self.output == "json"
 
-    def connect(self) -> Client:
-        """Return a client for the node; it connects when it is first used."""
+    @property
+    def form(self) -> BytesForm:
+        """How keys and values are written."""
+        return HEX if self.hex else TEXT
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The nodes one by one."""
+        return [name.strip() for name in self.endpoint.split(",")]
+
+    @property
+    def words(self) -> list[str]:
+        """The beginning of a command line that reaches the same keys again, for hints."""
+        words = ["kvctl"]
+        if self.endpoint != DEFAULT_ENDPOINT:
+            words += ["-E", self.endpoint]
+        if self.namespace:
+            words += ["-n", self.namespace]
+        return words
+
+    def connect(self, *, endpoint: str | None = None, namespace: str | None = None) -> Client:
+        """Return a client, for the node and the namespace of the settings unless told otherwise.
+
+        It connects when it is first used.
+        """
         from kvclient import Client
 
         try:
-            return Client(self.endpoint, self.namespace, self.limit_s)
+            return Client(
+                self.endpoint if endpoint is None else endpoint,
+                self.namespace if namespace is None else namespace,
+                self.limit_s,
+            )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
 
@@ -73,51 +106,56 @@ def parse_duration_s(text: str) -> float:
     return seconds
 
 
-def _store(name: str, convert: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """Return a callback that keeps an option's value in the settings, if it was given."""
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of a duration on the command line: the callback of an option that takes one."""
+    try:
+        return None if value is None else parse_duration_s(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
 
-    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value is None:
-            return
-        try:
-            setattr(context.ensure_object(Settings), name, convert(value))
-        except ValueError as error:
-            raise click.BadParameter(str(error), context, parameter) from error
 
-    return keep
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep an option's value in the settings, if it was given."""
+    if value is not None and parameter.name is not None:
+        setattr(context.ensure_object(Settings), parameter.name.removeprefix("global_"), value)
+
+
+def _keep_duration(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    _keep(context, parameter, duration(context, parameter, value))
 
 
 def _option(
-    *names: str, setting: str, help: str, of_group: bool, convert: Callable[[str], Any] = str, **more: Any
+    *names: str, setting: str, help: str, of_group: bool, shown: bool = False, callback: Any = _keep, **more: Any
 ) -> Callable[[CommandT], CommandT]:
-    variable = "KVCTL_" + names[-1].lstrip("-").upper()
+    """Return what adds an option that is kept in the settings; before the command it has a variable and always shows."""
+    variable = PREFIX + names[-1].partition("/")[0].lstrip("-").upper()
     return click.option(
         *names,
         f"global_{setting}",
-        callback=_store(setting, convert),
+        callback=callback,
         expose_value=False,
         help=help,
         envvar=variable if of_group else None,
         show_envvar=of_group,
-        hidden=not of_group and setting != "output",
+        hidden=not of_group and not shown,
         **more,
     )
 
 
-def _options(of_group: bool) -> Callable[[CommandT], CommandT]:
+def _options(*, of_group: bool, with_hex: bool = False) -> Callable[[CommandT], CommandT]:
     decorators = [
         _option(
             *("-E", "--endpoint"),
             setting="endpoint",
             metavar="HOST:PORT",
-            help="Where the node listens; 127.0.0.1:7400 unless given.",
+            help=f"Where the node listens; {DEFAULT_ENDPOINT} unless given. Several have commas between them.",
             of_group=of_group,
         ),
         _option(
             "--timeout",
             setting="timeout_s",
             metavar="DURATION",
-            convert=parse_duration_s,
+            callback=_keep_duration,
             help="How long a call may take, for instance 500ms or 1m; 5s unless given (flush and checkpoint: 5m).",
             of_group=of_group,
         ),
@@ -134,6 +172,15 @@ def _options(of_group: bool) -> Callable[[CommandT], CommandT]:
             type=click.Choice(["table", "json", "raw"]),
             help="The form of the output; docs/kvctl.md describes each.",
             of_group=of_group,
+            shown=True,
+        ),
+        _option(
+            "--hex/--no-hex",
+            setting="hex",
+            default=None,
+            help="Keys and values are hexadecimal digits, on the command line and in the output.",
+            of_group=of_group,
+            shown=with_hex,
         ),
     ]
 
@@ -150,3 +197,6 @@ group_options = _options(of_group=True)
 
 command_options = _options(of_group=False)
 """Adds the settings to a command, so that they may also stand behind its name; only ``-o`` shows in its help."""
+
+key_options = _options(of_group=False, with_hex=True)
+"""The same for a command that takes or prints keys: ``--hex`` shows too."""

@@ -105,10 +105,20 @@ class Reader:
         nothing = view.nothing_read()
         layers = view.layers(namespace, nothing.generation)
         missing: list[int] = []
+        make = Version._make
         for place, key in enumerate(keys):
-            if not any(key in chains for chains in layers):
+            for chains in layers:
+                chain = chains.get(key)
+                if chain is not None:
+                    break
+            else:
                 if view.has_tables:
                     missing.append(place)
+                continue
+            newest, value, create, number, _ = chain
+            if newest <= revision and create >= 0:  # nothing below has a say in it; nearly all reads end here
+                if value is not None:
+                    versions[place] = make((key, value, create, newest, number))
                 continue
             try:
                 versions[place] = view.find(namespace, key, revision, nothing)

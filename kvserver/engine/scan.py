@@ -19,12 +19,12 @@ from kvserver.commit.reading import Ran, TableAccess
 from kvserver.commit.refusals import tables_failed
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket
-from kvserver.storage.memtable import MERGE_SLICE, Memtable
+from kvserver.storage.memtable import MERGE_SLICE, Chain, Memtable
 from kvserver.storage.past import SpanChunk, TableState, span_at
 from kvserver.storage.ranges import KeySpan
 from kvserver.storage.rows import data_key, encode_version
 from kvserver.storage.tables import TableReader
-from kvserver.storage.view import TableRows
+from kvserver.storage.view import PastRowNeeded, TableRows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,11 +130,12 @@ class Scan:
         keys, cut = self._keys(rows, stored)
         versions: list[Version] = []
         size = 0
+        layers = self._view.layers(self._namespace, rows.generation)
         for key in keys:
             if size >= SCAN_CHUNK_BYTES:
                 self._span = self._rest(key)
                 return ScanChunk(versions, self._count, done=False)
-            version = self._version(key, rows, stored)
+            version = self._version(key, layers, rows, stored)
             if version is None:
                 continue
             if options.limit and self._count >= options.limit:
@@ -169,16 +170,24 @@ class Scan:
             found = {key for key in found if (key >= cut if reverse else key < cut)}
         return sorted(found, reverse=reverse), cut
 
-    def _version(self, key: bytes, rows: TableRows, stored: SpanChunk) -> Version | None:
-        """Return the version of a key in force at the scan's revision."""
+    def _version(self, key: bytes, layers: list[dict[bytes, Chain]], rows: TableRows, stored: SpanChunk) -> Version | None:
+        """Return the version of a key in force at the scan's revision. ``layers`` is what lies above the rows."""
         one = stored.found.get(key)
-        for memtable in self._view.sources(rows.generation):
-            if memtable.at(self._namespace, key, self._revision) is None:
-                continue
-            row = None if one is None else encode_version(one.mod_revision, one.create_revision, one.version, one.value)
-            below = rows._replace(rows={data_key(self._namespace, key): row})
+        for chains in layers:
+            chain = chains.get(key)
+            if chain is not None:
+                break
+        else:
+            return one.of(key) if one is not None else None
+        newest, value, create, number, _ = chain
+        if newest <= self._revision and create >= 0:  # nothing below has a say in it, as nearly always
+            return None if value is None else Version(key, value, create, newest, number)
+        row = None if one is None else encode_version(one.mod_revision, one.create_revision, one.version, one.value)
+        below = rows._replace(rows={data_key(self._namespace, key): row})
+        try:
             return self._view.find(self._namespace, key, self._revision, below)
-        return one.of(key) if one is not None else None
+        except PastRowNeeded:  # all that memory has of the key is newer, and what the tables had then, they said
+            return one.of(key) if one is not None else None
 
     def _rest(self, key: bytes) -> KeySpan:
         """Return the span from a key not yet visited on."""

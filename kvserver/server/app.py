@@ -28,6 +28,7 @@ from kvserver.server.config import Address, ServeConfig
 from kvserver.server.http import HttpServer
 from kvserver.server.probes import Phase, Probes
 from kvserver.service import admin, kv
+from kvserver.storage.memtable import make_spares
 from kvserver.transport.grpc_aio import GrpcServer, cannot_listen
 
 LOG = logging.getLogger("kvserver.server")
@@ -200,6 +201,7 @@ class App:
         gc.disable()
         try:
             self._database = await asyncio.to_thread(self._open)
+            make_spares()
             gc.collect()  # takes tuples of plain values out of sight for good, and so the versions that will refer to them
             gc.freeze()
         finally:

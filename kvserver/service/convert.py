@@ -117,7 +117,7 @@ def span_of_scan(request: kv_pb2.ScanRequest) -> KeySpan:
     return EVERYTHING
 
 
-def session_of(request: kv_pb2.GetRequest | kv_pb2.ScanRequest) -> tuple[int, int] | None:
+def session_of(request: kv_pb2.GetRequest | kv_pb2.ScanRequest | kv_pb2.PipelineRequest) -> tuple[int, int] | None:
     """Return the position that the caller has seen, None where it names none."""
     return (request.session.epoch, request.session.revision) if request.HasField("session") else None
 
@@ -126,6 +126,17 @@ def key_value(version: Version) -> kv_pb2.KeyValue:
     """Return one version of a key as a message."""
     key, value, create_revision, mod_revision, number = version
     return kv_pb2.KeyValue(key=key, value=value, create_revision=create_revision, mod_revision=mod_revision, version=number)
+
+
+def fill_columns(columns: kv_pb2.VersionColumns, versions: list[Version]) -> None:
+    """Write versions into the columns of a message."""
+    if versions:
+        keys, values, create_revisions, mod_revisions, numbers = zip(*versions, strict=True)
+        columns.keys.extend(keys)
+        columns.values.extend(values)
+        columns.create_revisions.extend(create_revisions)
+        columns.mod_revisions.extend(mod_revisions)
+        columns.versions.extend(numbers)
 
 
 def depends_on(done: Committed) -> int:
@@ -144,9 +155,11 @@ def failures(errors: Iterable[tuple[int, KvError]]) -> list[kv_pb2.Failure]:
     found = []
     for index, error in errors:
         failure = kv_pb2.Failure(index=index, code=error_code(error))
-        room -= len(error.message)
+        room -= len(error.message) + len(error.hint)
         if room >= 0:
             failure.message = error.message
+            failure.hint = error.hint
+            failure.details.update(error.details)
         if isinstance(error, ConditionFailed):
             failure.mod_revision = error.mod_revision
         found.append(failure)

@@ -91,6 +91,16 @@ class FrameContext:
         return response
 
 
+def fits(versions: Sequence[Version | None]) -> bool:
+    """Say whether all versions fit into one answer, and none was withheld; it looks at columns, not at each."""
+    room = FOUND_BYTES - ROW_BYTES * len(versions)
+    found = [version for version in versions if version]
+    if not found:
+        return True
+    keys, values, _, mod_revisions, _ = zip(*found, strict=True)
+    return room >= sum(map(len, keys)) + sum(map(len, values)) and 0 not in mod_revisions
+
+
 def within_budget(
     rows: Iterable[tuple[int, Version | None]], failed: list[tuple[int, KvError]]
 ) -> list[tuple[int, Version | None]]:

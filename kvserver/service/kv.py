@@ -85,9 +85,10 @@ class KvService:
                 done=chunk.done,
                 more=chunk.more,
             )
-            add = response.kvs.add
-            for key, value, create_revision, mod_revision, version in chunk.versions:
-                add(key=key, value=value, create_revision=create_revision, mod_revision=mod_revision, version=version)
+            if request.columnar:
+                convert.fill_columns(response.columns, chunk.versions)
+            else:
+                response.kvs.extend(map(convert.key_value, chunk.versions))
             yield response
 
     async def sync(self, request: kv_pb2.SyncRequest, context: CallContext) -> kv_pb2.SyncResponse:

@@ -21,7 +21,7 @@ from kvserver.commit.requests import Committed, Delete, Found, PutRun, ReadRun, 
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.service import convert, validation
-from kvserver.service.frames import FrameContext, PendingFrame, as_it_is, within_budget
+from kvserver.service.frames import FrameContext, PendingFrame, as_it_is, fits, within_budget
 from kvserver.service.mixed import carry_out_mixed
 from kvserver.storage.view import Pin
 
@@ -50,17 +50,29 @@ class PipelineSession:
                 case "deletes":
                     return self._deletes(context, namespace, list(frame.deletes.keys))
                 case "gets":
-                    return self._gets(context, namespace, list(frame.gets.keys))
+                    keys = list(frame.gets.keys)
+                    seen = self._database.reading_at(0, convert.session_of(frame))
+                    if not seen.done:
+                        return self._gets_behind(seen, context, namespace, keys)
+                    seen.answer()
+                    return self._gets(context, namespace, keys)
                 case "mixed":
                     operations = frame.mixed.operations
                     validation.check_operation_count(len(operations))
-                    return self._mixed(context, namespace, operations)
+                    seen = self._database.reading_at(0, convert.session_of(frame))
+                    return self._mixed(seen, context, namespace, operations)
                 case _:
                     raise validation.invalid_field("operations", "is missing; a frame has one kind of operations")
         except KvError as error:
             return PendingFrame((), partial(context.rejection, error))
 
-    async def _mixed(self, context: FrameContext, namespace: int, operations: Sequence[kv_pb2.Operation]) -> PendingFrame:
+    async def _mixed(
+        self, seen: Ticket[int], context: FrameContext, namespace: int, operations: Sequence[kv_pb2.Operation]
+    ) -> PendingFrame:
+        try:
+            await seen
+        except KvError as error:
+            return PendingFrame((), partial(context.rejection, error))
         pending = await carry_out_mixed(self._database, self._namespaces, context, namespace, operations)
         self._last = pending.newest or self._last
         return pending
@@ -141,6 +153,14 @@ class PipelineSession:
 
     # -- gets -----------------------------------------------------------------------------------------------------
 
+    async def _gets_behind(self, seen: Ticket[int], context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
+        """Read when the node shows what the caller has seen: what it wrote itself without waiting for the disk, as a rule."""
+        try:
+            await seen
+            return self._gets(context, namespace, keys)
+        except KvError as error:
+            return PendingFrame((), partial(context.rejection, error))
+
     def _gets(self, context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
         validation.check_operation_count(len(keys))
         asked = len(keys)
@@ -167,16 +187,17 @@ class PipelineSession:
 def _columns(context: FrameContext, found: Found, places: Sequence[int], asked: int, failed: Failures) -> kv_pb2.PipelineResponse:
     """Return the answer to columnar reads: a row for every key asked for, empty where it failed or does not exist."""
     rows: list[Version | None] = found.versions
-    kept = within_budget(zip(places, rows, strict=True), failed)
-    if len(kept) != asked:
-        by_place = dict(kept)
-        kept = [(place, by_place.get(place)) for place in range(asked)]
-    versions = [version or _NOTHING for _, version in kept]
+    if len(rows) != asked or not fits(rows):
+        kept = dict(within_budget(zip(places, rows, strict=True), failed))
+        rows = [kept.get(place) for place in range(asked)]
     response = context.answer(found.depends_on, failures=failed)
-    response.gets.values.extend([version.value for version in versions])
-    response.gets.mod_revisions.extend([version.mod_revision for version in versions])
-    response.gets.create_revisions.extend([version.create_revision for version in versions])
-    response.gets.versions.extend([version.version for version in versions])
+    if not asked:
+        return response
+    _, values, create_revisions, mod_revisions, numbers = zip(*[version or _NOTHING for version in rows], strict=True)
+    response.gets.values.extend(values)
+    response.gets.mod_revisions.extend(mod_revisions)
+    response.gets.create_revisions.extend(create_revisions)
+    response.gets.versions.extend(numbers)
     return response
 
 

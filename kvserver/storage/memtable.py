@@ -39,6 +39,21 @@ MERGE_SLICE = 2_000
 """New keys merged into the index in one step: about 1.5 ms."""
 
 
+SPARES = 64
+"""Dicts for memtables that the garbage collector never walks."""
+
+_spares: list[dict[bytes, Chain]] = []
+
+
+def make_spares() -> None:
+    """Make dicts for the memtables to come. To be called right before ``gc.freeze``, which takes them out of sight for good.
+
+    A full collection would walk every key of every memtable (27 ms at 500,000 keys) and find nothing: versions are tuples of
+    plain values, which leave the collector's sight by themselves. A dict that was emptied is used again.
+    """
+    _spares.extend({} for _ in range(SPARES - len(_spares)))
+
+
 def figures(version: Chain, base: Base) -> Base:
     """Return create_revision and version of one version, with what lies below its memtable."""
     create, number = version[2], version[3]
@@ -53,7 +68,7 @@ class NamespaceTable:
     __slots__ = ("bases", "chains", "index", "live_keys", "put_bytes")
 
     def __init__(self) -> None:
-        self.chains: dict[bytes, Chain] = {}
+        self.chains: dict[bytes, Chain] = _spares.pop() if _spares else {}
         self.bases: dict[bytes, Base] = {}
         """What was found below, for the keys with relative versions that somebody asked for."""
         self.index: SortedList = SortedList()
@@ -122,6 +137,8 @@ class Memtable:
             if chain is not None or chains or bases:
                 return True
             del self._tables[namespace]
+            if len(_spares) < SPARES:
+                _spares.append(chains)
         return False
 
     def put_run(self, namespace: int, keys: list[bytes], values: list[bytes], first_revision: int) -> None:

@@ -192,8 +192,10 @@ class View:
         newest = 0
         for key in keys:
             for chains in layers:
-                if key in chains:
-                    newest = max(newest, chains[key][0])
+                chain = chains.get(key)
+                if chain is not None:
+                    if chain[0] > newest:
+                        newest = chain[0]
                     break
         return newest
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import multiprocessing
 import random
 import re
@@ -22,9 +23,9 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from kvproto.v1 import kv_pb2
-from plots import Line, write_plots
-from processes import Server, kvserver, scratch_folder
-from streams import OnAnswer, gets, puts, run_closed
+from suite.plots import Line, write_plots
+from suite.processes import Server, kvserver, scratch_folder
+from suite.streams import OnAnswer, gets, puts, run_closed
 
 FRAME = 500
 IN_FLIGHT = 4
@@ -178,6 +179,8 @@ def summary(samples: list[Sample], keys: int) -> dict[str, float]:
 
     def rate(first: float, last: float) -> float:
         within = [one for one in samples if first * keys <= one.puts <= last * keys]
+        if len(within) < 2:  # so few keys that hardly a sample falls into this part
+            return math.nan
         return (within[-1].puts - within[0].puts) / (within[-1].seconds - within[0].seconds)
 
     reading = [one for one in samples if one.gets]

@@ -1,159 +1,162 @@
-"""Measures this machine: unary puts from a foreign client against an empty echo, columnar frames, ablations, replay.
+"""Measures this machine in one run: ourselves, etcd, Redis, RocksDB and the bare disk, in interleaved rounds.
 
-    make bench                          # five rounds, interleaved; medians, spread and ratios
-    make bench ARGS='--rounds 3 --write docs/performance.md'
+    make bench                                        # everything, three rounds, about 25 minutes
+    make bench ARGS='--quick'                         # a smoke of everything, two minutes; its figures mean little
+    make bench ARGS='--only floors'                   # one section, and those that it needs
+    make bench ARGS='--write docs/performance.md'     # everything, and the tables and plots into the page
+    make bench ARGS='--json F.json'                   # keep the figures of all rounds;
+    make bench ARGS='--from F.json --write ...'       # ... and make tables and plots of them again, without measuring
 
-Absolute figures belong to one machine and one hour; the ratios are taken within one run. With --write, the tables between
-the markers of the file are replaced.
+Absolute figures belong to one machine and one hour; the ratios are taken within one run, round by round. Peers come from
+Debian's packages; one that is not installed is skipped, and the report says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import os
-import platform
+import json
 import shutil
-import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Callable
+import time
 from pathlib import Path
+from typing import Any
 
-import google.protobuf
-import grpc
-
-import load
-from processes import echo, kvserver, scratch_folder
+from suite import charts, machine, peers, render
+from suite.figures import Figures
+from suite.plan import FULL, QUICK, Run, Section, Sizes, carry_out, chosen
+from suite.processes import scratch_folder, server_command
+from suite.sections import ablation, crowds, floors, layers, rewrite, stages, throughput, wire
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-WARM_UP_CALLS = 3_000
-LADDER = (
-    ("one message an operation, a protobuf a commit, SortedDict with lists, previous versions fetched", 14.0),
-    ("without fetching previous versions", 7.5),
-    ("+ fixed-layout record instead of a protobuf a commit", 5.6),
-    ("+ chains as flat tuples", 4.6),
-    ("+ dict with a lazily sorted key index", 2.7),
-    ("+ columnar frames", 2.0),
-)
-"""Server cost an operation in microseconds, as measured with prototypes before the project began."""
+PLOT = "img/bench.svg"
+NEEDED_GIB = 12
+COMMANDS = """\
+One of each kind; the others differ in the number of callers, connections, threads, keys or puts alone. Ports stand as PORT,
+folders below the scratch folder as DIR."""
+SECTIONS: list[Section] = [
+    throughput.Throughput(),
+    floors.Floors(),
+    ablation.Ablation(),
+    stages.Stages(),
+    wire.Wire(),
+    rewrite.Rewrite(),
+    layers.Layers(),
+    crowds.Crowds(),
+]
+READING_ORDER = ("floors", "peers", "ablation", "stages", "wire", "rewrite", "layers", "crowds")
 
 
-def main() -> None:
-    """Parse flags, measure, print."""
+def parse() -> argparse.Namespace:
+    """Return the flags, checked."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--calls", type=int, default=20_000, help="unary calls a round (default 20000)")
-    parser.add_argument("--in-flight", type=int, default=256, help="unary calls in flight (default 256)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each pipeline load (default 3)")
-    parser.add_argument("--write", type=Path, help="replace the tables in this file")
-    args = parser.parse_args()
-    if shutil.which("h2load") is None:
-        sys.exit("error: h2load is not installed\nhint: apt-get install nghttp2-client")
-    text = report(args)
-    print(text)
-    if args.write:
-        before, _, rest = args.write.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        args.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
-def report(args: argparse.Namespace) -> str:
-    """Measure everything and return the tables."""
-    figures: dict[str, list[float]] = defaultdict(list)
-    with scratch_folder() as scratch:
-        for number in range(args.rounds):
-            for measure in (unary, pipelines, disk):
-                measure(args, scratch / str(number), figures)
-                print(".", end="", flush=True, file=sys.stderr)
-        print(file=sys.stderr)
-    sections = [machine(), table(figures), ratios(figures), ladder(figures)]
-    return "\n\n".join(sections)
-
-
-def unary(args: argparse.Namespace, scratch: Path, figures: dict[str, list[float]]) -> None:
-    """Unary puts and the empty echo, one after the other, under the same load."""
-    with echo() as server:
-        load.h2load_unary(server, WARM_UP_CALLS, args.in_flight)
-        figures["empty grpc.aio echo, unary (calls/s)"].append(load.h2load_unary(server, args.calls, args.in_flight))
-    with kvserver(scratch / "unary") as server:
-        load.h2load_unary(server, WARM_UP_CALLS, args.in_flight)
-        before = asyncio.run(load.status(server)).durable_revision
-        figures["durable Put, unary (calls/s)"].append(load.h2load_unary(server, args.calls, args.in_flight))
-        made = asyncio.run(load.status(server)).durable_revision - before
-        if made != args.calls:
-            sys.exit(f"error: {args.calls} puts were answered, but {made} commits are durable")
-
-
-def pipelines(args: argparse.Namespace, scratch: Path, figures: dict[str, list[float]]) -> None:
-    """Columnar frames at several sizes; then each switch off alone, and both."""
-
-    def one(name: str, frame: int, in_flight: int, *flags: str) -> None:
-        with kvserver(scratch / name.replace(" ", "-").replace("/", "-"), *flags) as server:
-            rate, cost = asyncio.run(load.pipeline_puts(server, args.seconds, frame, in_flight, 100_000))
-        figures[f"{name} (puts/s)"].append(rate)
-        figures[f"{name} (server µs an operation)"].append(cost)
-
-    one("frames of 1,000, 4 under way", 1000, 4)
-    one("frames of 250, 8 under way", 250, 8)
-    one("frames of 25, 16 under way", 25, 16)
-    one("frames of 25, 16 under way, no overlap", 25, 16, "--no-overlap")
-    one("frames of 25, 16 under way, no grouping", 25, 16, "--no-grouping")
-    one("frames of 25, 16 under way, neither", 25, 16, "--no-overlap", "--no-grouping")
-
-
-def disk(args: argparse.Namespace, scratch: Path, figures: dict[str, list[float]]) -> None:
-    """Replay of what the first pipeline load left, and the disk alone."""
-    rate, _ = load.replay(scratch / "frames-of-1,000,-4-under-way")
-    figures["replay (commits/s)"].append(rate)
-    figures["write of 4 KiB and fdatasync (ms)"].append(load.bare_syncs(scratch))
-    shutil.rmtree(scratch)
-
-
-def machine() -> str:
-    """Return what was measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"grpcio {grpc.__version__}, protobuf {google.protobuf.__version__}; client and server on the same cores; 256-byte values"
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 3; with --quick 1)")
+    parser.add_argument(
+        "--only", choices=[section.name for section in SECTIONS], default="", help="one section, and what it needs"
     )
+    parser.add_argument("--quick", action="store_true", help="a smoke of everything: short loads, small stores")
+    parser.add_argument("--write", type=Path, metavar="FILE", help=f"replace the tables in this page, and {PLOT} beside it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="source", help="measure nothing; take the figures of such a file"
+    )
+    parser.add_argument("--folder", type=Path, help="where the data goes (default: build/, so on this checkout's disk)")
+    given = parser.parse_args()
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: there must be at least one")
+    if given.write and given.only:
+        parser.error("--write replaces all tables of a page, so it cannot go with --only; leave one of them out")
+    if given.source and (given.only or given.quick or given.rounds or given.folder or given.json):
+        parser.error("--from measures nothing, so it goes with --write alone")
+    if given.write:
+        try:
+            render.replaced(given.write.read_text(), BEGIN, END, "")
+        except (OSError, ValueError) as error:
+            parser.error(f"--write {given.write}: {error}")
+    return given
 
 
-def table(figures: dict[str, list[float]]) -> str:
-    """Return every figure with its median and spread."""
-    rows = ["| what | median | lowest | highest |", "|---|---:|---:|---:|"]
-    for name, values in figures.items():
-        show: Callable[[float], str] = (lambda v: f"{v:,.0f}") if values[0] > 100 else (lambda v: f"{v:.2f}")
-        rows.append(f"| {name} | {show(statistics.median(values))} | {show(min(values))} | {show(max(values))} |")
-    return "\n".join(rows)
+def measured(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and return everything that a report is made of."""
+    sizes = QUICK if given.quick else FULL
+    if given.rounds:
+        sizes = sizes._replace(rounds=given.rounds)
+    begin = time.time()
+    with scratch_folder(given.folder) as scratch:
+        free_gib = shutil.disk_usage(scratch).free / 2**30
+        if free_gib < NEEDED_GIB and not given.quick:
+            raise SystemExit(
+                f"error: {free_gib:.0f} GiB are free for {scratch}, {NEEDED_GIB} are needed; --folder names another place"
+            )
+        run = Run(sizes, scratch)
+        if given.quick:
+            run.note("This was a quick run: short loads over small stores, which shows that everything works and little else.")
+        about = machine.describe(scratch)
+        print("\n".join(about), file=sys.stderr)
+        for name in peers.NEEDED:
+            peers.skipped(run, name)
+        run.command("ourselves", ["python", *server_command("DIR/node")[1:]])
+        sections = chosen(SECTIONS, given.only)
+        carry_out(run, sections)
+    return {
+        "machine": about,
+        "began": time.strftime("%Y-%m-%d %H:%M", time.localtime(begin)),
+        "minutes": (time.time() - begin) / 60,
+        "sizes": sizes._asdict(),
+        "sections": [section.name for section in sections],
+        "commands": run.commands,
+        "notes": run.notes,
+        "failures": run.failures,
+        "figures": run.figures.to_json(),
+    }
 
 
-def ratios(figures: dict[str, list[float]]) -> str:
-    """Return the ratios, each the median of the rounds' own."""
-    base = "frames of 25, 16 under way"
-    pairs = [
-        ("durable Put, unary (calls/s)", "empty grpc.aio echo, unary (calls/s)"),
-        (f"{base} (puts/s)", f"{base}, no overlap (puts/s)"),
-        (f"{base} (puts/s)", f"{base}, no grouping (puts/s)"),
-        (f"{base} (puts/s)", f"{base}, neither (puts/s)"),
+def run_of(values: dict[str, Any]) -> Run:
+    """Return the run that a document came from, as far as its report needs it."""
+    sizes = Sizes._make(tuple(value) if isinstance(value, list) else value for value in values["sizes"].values())
+    run = Run(sizes, Path(), Figures.from_json(values["figures"]))
+    run.commands, run.notes, run.failures = values["commands"], values["notes"], values["failures"]
+    return run
+
+
+def report(values: dict[str, Any], plot: str) -> str:
+    """Return a run's report as Markdown; ``plot`` is where the page finds the picture, empty where there is none."""
+    run, parts = run_of(values), []
+    sizes = run.sizes
+    about = [
+        *values["machine"],
+        f"{sizes.rounds} interleaved round(s) in {values['minutes']:.1f} minutes, begun {values['began']}",
     ]
-    rows = ["| ratio, round by round | median |", "|---|---:|"]
-    for above, below in pairs:
-        ratio = statistics.median(a / b for a, b in zip(figures[above], figures[below], strict=True))
-        rows.append(f"| {above} / {below} | {ratio:.2f} |")
-    return "\n".join(rows)
+    parts.append("\n".join(f"- {line}" for line in about))
+    told = [*run.notes, *(f"FAILED: {failure}" for failure in run.failures)]
+    if told:
+        parts.append("\n".join(f"> {' '.join(line.split())}" for line in told))
+    named = {section.name: section for section in SECTIONS}
+    for name in READING_ORDER:
+        if name in values["sections"]:
+            parts.append(named[name].render(run))
+            if name == throughput.NAME and plot:
+                parts.append(f"![durable puts and their latency against the number of callers, ourselves and peers]({plot})")
+    commands = "\n".join(f"# {what}\n{command}" for what, command in run.commands.items())
+    parts.append(f"### The commands\n\n{COMMANDS}\n\n```\n{commands}\n```")
+    return "\n\n".join(parts)
 
 
-def ladder(figures: dict[str, list[float]]) -> str:
-    """Return the server's cost an operation beside the ladder of the prototypes."""
-    rows = ["| server cost an operation | µs |", "|---|---:|"]
-    rows += [f"| prototype: {name} | {cost:.1f} |" for name, cost in LADDER]
-    name = "frames of 1,000, 4 under way (server µs an operation)"
-    rows.append(
-        f"| **this server, {name.removesuffix(' (server µs an operation)')}** | **{statistics.median(figures[name]):.1f}** |"
-    )
-    return "\n".join(rows)
+def main() -> int:
+    """Measure or read figures, print the report, and write what is asked for; return 1 where a step failed."""
+    given = parse()
+    values = json.loads(given.source.read_text()) if given.source else measured(given)
+    if given.json:
+        given.json.write_text(json.dumps(values, indent=1) + "\n")
+    text = report(values, PLOT if given.write else "")
+    print(text)
+    if values["failures"]:
+        print(f"\nerror: {len(values['failures'])} steps failed; no page was written", file=sys.stderr)
+        return 1
+    if given.write:
+        charts.write(given.write.parent / PLOT, throughput.charts(run_of(values)))
+        given.write.write_text(render.replaced(given.write.read_text(), BEGIN, END, text))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

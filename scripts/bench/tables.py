@@ -14,8 +14,8 @@ import statistics
 import time
 from pathlib import Path
 
-from processes import Server, kvserver, scratch_folder
-from streams import Done, flush, gets, percentile, puts, repeated, run_closed, run_paced
+from suite.processes import Server, kvserver, scratch_folder
+from suite.streams import Done, flush, gets, percentile, puts, repeated, run_closed, run_paced
 
 FRAME = 1_000
 VALUE = bytes(range(256))

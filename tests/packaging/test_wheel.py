@@ -129,11 +129,12 @@ def test_the_base_install_requires_nothing_of_the_server(metadata: email.message
     assert base == {"grpcio", "protobuf", "googleapis-common-protos", "click", "rich", "zstandard"}
 
 
-def test_the_base_install_brings_both_commands(wheel: Path) -> None:
+def test_the_base_install_brings_the_commands_and_the_fixture(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
         lines = archive.read(name).decode().split("\n")
-    assert {"kvserver = kvserver.__main__:main", "kvctl = kvctl.main:main"} <= set(lines)
+    commands = {"kvserver = kvserver.__main__:main", "kvctl = kvctl.main:main", "kvbench = kvbench.main:main"}
+    assert {*commands, "[pytest11]", "kvserver = kvserver.testing.plugin"} <= set(lines)
 
 
 def test_the_five_packages_import_without_the_server_extra(base_install: list[str]) -> None:

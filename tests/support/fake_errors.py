@@ -1,4 +1,4 @@
-"""How the fake server tells its refusals: the status, and the details in which the stable code travels."""
+"""How the fake server tells its refusals: the status, the details in which the stable code travels, a frame's failures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from kvproto.v1 import errors_pb2, kv_pb2
 from support.fake_store import FakeError
 
 _STATUS = {
@@ -47,3 +48,30 @@ def abort(context: grpc.ServicerContext, error: FakeError) -> NoReturn:
     context.set_trailing_metadata((("grpc-status-details-bin", details_of(error)),))
     context.abort(grpc.StatusCode[_STATUS.get(error.code, "INVALID_ARGUMENT")], error.message)
     raise AssertionError("gRPC ends an aborted call by an exception of its own")
+
+
+class EndOfCall(Exception):
+    """Ends a call, and with it whatever else is under way on its stream: by a bare status, or in the service's own words."""
+
+    def __init__(self, status: str, text: str = "", error: FakeError | None = None) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status = status
+        self.text = text
+        self.error = error
+
+    def end(self, context: grpc.ServicerContext) -> NoReturn:
+        """End the call."""
+        if self.error is not None:
+            abort(context, self.error)
+        context.abort(grpc.StatusCode[self.status], self.text)
+        raise AssertionError("gRPC ends an aborted call by an exception of its own")
+
+
+def failure_of(index: int, error: FakeError) -> kv_pb2.Failure:
+    """Return what the answer to a frame says about an operation that was refused."""
+    failure = kv_pb2.Failure(
+        index=index, code=errors_pb2.ErrorCode.Value(error.code), message=error.message, hint=error.hint, details=error.extra
+    )
+    if error.code == "CONDITION_FAILED":
+        failure.mod_revision = int(error.extra.get("mod_revision", "0"))
+    return failure

@@ -1,29 +1,33 @@
 """A small gRPC server with the real contract and a dict behind it, for tests of the clients and of kvctl.
 
 It runs on gRPC's threads, not on an event loop, so that tests of asyncio clients have their process's only loop to
-themselves. Faults are asked for by the test: an error in the service's own words (``refuse_next``), a bare status as a
-transport would give it (``abort_next``), an answer held back (``hold``), a connection that breaks (``stop``).
+themselves. Faults are asked for by the test, by the operation's name, whether it comes as a call of its own or within a
+frame: an error in the service's own words (``refuse_next``), a bare status as a transport would give it (``abort_next``),
+an answer held back (``hold``), a connection that breaks (``stop``). What befalls whole frames has the name ``Pipeline``.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
 
 import grpc
 
-from kvproto.v1 import admin_pb2_grpc, errors_pb2, kv_pb2, kv_pb2_grpc
+from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 from support.fake_admin import FakeAdmin
-from support.fake_errors import abort
-from support.fake_store import FakeError, FakeStore, wanted_revision
+from support.fake_errors import EndOfCall, abort
+from support.fake_pipeline import FakePipeline
+from support.fake_store import FakeError, FakeStore
 
 LOCAL = kv_pb2.DURABILITY_LOCAL
 MEMORY = kv_pb2.DURABILITY_MEMORY
 CLUSTER_ID = bytes(range(16))
 AnswerT = TypeVar("AnswerT")
+
+Instead = Callable[[kv_pb2.PipelineRequest, kv_pb2.PipelineResponse], Iterable[kv_pb2.PipelineResponse]]
 
 
 class FakeServer:
@@ -32,6 +36,9 @@ class FakeServer:
     def __init__(self) -> None:
         self.store = FakeStore()
         self.requests: list[tuple[str, Any]] = []
+        """Every operation by its name, those within frames as the calls that they stand for."""
+        self.frames: list[kv_pb2.PipelineRequest] = []
+        """The frames as they came."""
         self.chunk_keys = 3
         self.reached: int = LOCAL
         self.scan_stalls_after: int | None = None
@@ -39,10 +46,12 @@ class FakeServer:
         self.pipeline_breaks_after: int | None = None
         self.pipeline_failures: dict[bytes, FakeError] = {}
         self.pipeline_mute = False
+        self.pipeline_answers: Instead | None = None
+        """Makes what is sent in place of an answer."""
         self.page_entries = 1_000
         self.flushed = 1
         self.cancelled = threading.Event()
-        self._faults: dict[str, deque[Callable[[grpc.ServicerContext], None]]] = defaultdict(deque)
+        self._faults: dict[str, deque[FakeError | EndOfCall]] = defaultdict(deque)
         self._held: dict[str, threading.Event] = {}
         self.entered: dict[str, threading.Event] = defaultdict(threading.Event)
         self._server: grpc.Server | None = None
@@ -58,7 +67,7 @@ class FakeServer:
     def start(self, port: int = 0) -> None:
         """Listen on a free port, or on a given one."""
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(16),
+            futures.ThreadPoolExecutor(64, thread_name_prefix="fake-server"),
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -80,13 +89,19 @@ class FakeServer:
                 event.set()
             self._server = None
 
-    def refuse_next(self, method: str, code: str, message: str = "refused", hint: str = "", **extra: str) -> None:
-        """Answer the next call of a method with an error in the service's own words."""
-        self._faults[method].append(lambda context: abort(context, FakeError(code, message, hint, **extra)))
+    def refuse_next(
+        self, method: str, code: str, message: str = "refused", hint: str = "", *, times: int = 1, **extra: str
+    ) -> None:
+        """Answer the next operation of a name (or so many of them) with an error in the service's own words."""
+        self._faults[method].extend([FakeError(code, message, hint, **extra)] * times)
 
     def abort_next(self, method: str, status: str, text: str = "") -> None:
-        """Answer the next call of a method with a bare status."""
-        self._faults[method].append(lambda context: context.abort(grpc.StatusCode[status], text))
+        """Answer the next call of a method with a bare status; the next such operation within a frame ends the stream so."""
+        self._faults[method].append(EndOfCall(status, text))
+
+    def end_next(self, method: str, code: str, message: str = "refused") -> None:
+        """As ``abort_next``, in the service's own words."""
+        self._faults[method].append(EndOfCall("", error=FakeError(code, message)))
 
     def hold(self, method: str) -> threading.Event:
         """Hold back the answers of a method, after their effect, until the event returned is set."""
@@ -101,17 +116,35 @@ class FakeServer:
         """Return the header of an answer."""
         return kv_pb2.ResponseHeader(cluster_id=CLUSTER_ID, node="fake", epoch=self.store.epoch, revision=revision)
 
-    def arrive(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
-        """Note a request, and fail it if the test asked for it."""
+    def arrive(self, method: str, request: Any, context: grpc.ServicerContext | None) -> None:
+        """Note a request, and fail it if the test asked for it; one within a frame has no context: it raises."""
         self.requests.append((method, request))
+        try:
+            self.fail_if_asked(method)
+        except FakeError as error:
+            if context is None:
+                raise
+            abort(context, error)
+        except EndOfCall as end:
+            if context is None:
+                raise
+            end.end(context)
+
+    def fail_if_asked(self, method: str) -> None:
+        """Raise what the test asked for."""
         if self._faults[method]:
-            self._faults[method].popleft()(context)
+            raise self._faults[method].popleft()
 
     def leave(self, method: str) -> None:
         """Wait where the test holds answers back."""
-        self.entered[method].set()
-        if method in self._held:
-            self._held[method].wait(30)
+        for held in self.held({method}):
+            held.wait(30)
+
+    def held(self, methods: set[str]) -> list[threading.Event]:
+        """Note that operations were carried out; return what their answers wait for."""
+        for method in methods:
+            self.entered[method].set()
+        return [self._held[method] for method in methods if method in self._held]
 
 
 class _KV(kv_pb2_grpc.KVServicer):
@@ -131,10 +164,7 @@ class _KV(kv_pb2_grpc.KVServicer):
 
     def Get(self, request: kv_pb2.GetRequest, context: grpc.ServicerContext) -> kv_pb2.GetResponse:
         def carry_out() -> kv_pb2.GetResponse:
-            self.store.check_namespace(request.namespace)
-            self.store.check_pair(request.key)
-            at = self.store.read_revision(request.revision, request.session)
-            kv = self.store.at(request.namespace, request.key, at)
+            at, kv = self.store.get(request)
             return kv_pb2.GetResponse(header=self.fake.header(at), kv=kv)
 
         return self._unary("Get", request, context, carry_out)
@@ -160,56 +190,29 @@ class _KV(kv_pb2_grpc.KVServicer):
 
     def Put(self, request: kv_pb2.PutRequest, context: grpc.ServicerContext) -> kv_pb2.PutResponse:
         def carry_out() -> kv_pb2.PutResponse:
-            self.store.check_namespace(request.namespace)
-            self.store.check_pair(request.key, request.value)
-            self.store.check_condition(request.namespace, request.key, wanted_revision(request))
-            revision = self.store.commit(request.durability)
-            self.store.write_row(request.namespace, request.key, request.value, revision)
-            return kv_pb2.PutResponse(header=self.fake.header(revision), reached=request.durability or self.fake.reached)
+            revision = self.store.put(request)
+            return kv_pb2.PutResponse(header=self.fake.header(revision), reached=self._reached(request))
 
         return self._unary("Put", request, context, carry_out)
 
     def Delete(self, request: kv_pb2.DeleteRequest, context: grpc.ServicerContext) -> kv_pb2.DeleteResponse:
         def carry_out() -> kv_pb2.DeleteResponse:
-            self.store.check_namespace(request.namespace)
-            doomed = self.store.doomed(request.namespace, request)
-            revision = self.store.commit(request.durability) if doomed else self.store.visible
-            for key in doomed:
-                self.store.write_row(request.namespace, key, None, revision)
-            return kv_pb2.DeleteResponse(
-                header=self.fake.header(revision), reached=request.durability or self.fake.reached, deleted=len(doomed)
-            )
+            revision, deleted = self.store.delete(request)
+            header = self.fake.header(revision or self.store.visible)
+            return kv_pb2.DeleteResponse(header=header, reached=self._reached(request), deleted=deleted)
 
         return self._unary("Delete", request, context, carry_out)
 
     def Write(self, request: kv_pb2.WriteRequest, context: grpc.ServicerContext) -> kv_pb2.WriteResponse:
-        return self._unary("Write", request, context, lambda: self._write(request))
+        def carry_out() -> kv_pb2.WriteResponse:
+            revision, put, deleted = self.store.write(request)
+            header = self.fake.header(revision)
+            return kv_pb2.WriteResponse(header=header, reached=self._reached(request), put=put, deleted=deleted)
 
-    def _write(self, request: kv_pb2.WriteRequest) -> kv_pb2.WriteResponse:
-        effects: list[tuple[str, bytes, bytes | None]] = []
-        for mutation in request.mutations:
-            namespace = mutation.namespace if mutation.HasField("namespace") else request.namespace
-            self.store.check_namespace(namespace)
-            if mutation.WhichOneof("kind") == "put":
-                self.store.check_pair(mutation.put.key, mutation.put.value)
-                self.store.check_condition(namespace, mutation.put.key, wanted_revision(mutation.put))
-                effects.append((namespace, mutation.put.key, mutation.put.value))
-            else:
-                effects.extend((namespace, key, None) for key in self.store.doomed(namespace, mutation.delete))
-        if not request.mutations:
-            raise FakeError("INVALID_FIELD", "no mutations")
-        if len({(namespace, key) for namespace, key, _ in effects}) < len(effects):
-            raise FakeError("DUPLICATE_KEY", "one key is named twice")
-        revision = self.store.commit(request.durability)
-        for namespace, key, value in effects:
-            self.store.write_row(namespace, key, value, revision)
-        deleted = sum(value is None for _, _, value in effects)
-        return kv_pb2.WriteResponse(
-            header=self.fake.header(revision),
-            reached=request.durability or self.fake.reached,
-            put=len(effects) - deleted,
-            deleted=deleted,
-        )
+        return self._unary("Write", request, context, carry_out)
+
+    def _reached(self, request: kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.WriteRequest) -> int:
+        return request.durability or self.fake.reached
 
     def Sync(self, request: kv_pb2.SyncRequest, context: grpc.ServicerContext) -> kv_pb2.SyncResponse:
         def carry_out() -> kv_pb2.SyncResponse:
@@ -264,33 +267,4 @@ class _KV(kv_pb2_grpc.KVServicer):
     def Pipeline(
         self, request_iterator: Iterator[kv_pb2.PipelineRequest], context: grpc.ServicerContext
     ) -> Iterator[kv_pb2.PipelineResponse]:
-        for number, request in enumerate(request_iterator, 1):
-            self.fake.arrive("Pipeline", request, context)
-            if self.fake.pipeline_mute:
-                continue
-            with self.store.lock:
-                answer = self._frame(request)
-            yield answer
-            if number == self.fake.pipeline_breaks_after:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-    def _frame(self, request: kv_pb2.PipelineRequest) -> kv_pb2.PipelineResponse:
-        answer = kv_pb2.PipelineResponse(frame_id=request.frame_id, reached=request.durability or self.fake.reached)
-        if request.namespace not in self.store.namespaces:
-            answer.rejected = True
-            answer.failures.add(index=0, code=errors_pb2.UNKNOWN_NAMESPACE, message="no such namespace")
-            return answer
-        for index, (key, value) in enumerate(zip(request.puts.keys, request.puts.values, strict=True)):
-            try:
-                self.store.check_pair(key, value)
-                if key in self.fake.pipeline_failures:
-                    raise self.fake.pipeline_failures[key]
-            except FakeError as error:
-                answer.failures.add(index=index, code=errors_pb2.ErrorCode.Value(error.code), message=error.message)
-                continue
-            revision = self.store.commit(request.durability)
-            self.store.write_row(request.namespace, key, value, revision)
-            answer.first_revision = answer.first_revision or revision
-            answer.commits += 1
-        answer.header.CopyFrom(self.fake.header(self.store.assigned))
-        return answer
+        return FakePipeline(self.fake, request_iterator, context).answers()

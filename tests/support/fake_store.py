@@ -127,6 +127,57 @@ class FakeStore:
         created, version = (before.create_revision, before.version + 1) if before else (revision, 1)
         self.rows.setdefault((namespace, key), []).append(Row(revision, value, created, version))
 
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    def get(self, request: kv_pb2.GetRequest) -> tuple[int, kv_pb2.KeyValue | None]:
+        """Return the revision read at, and what a key was there."""
+        self.check_namespace(request.namespace)
+        self.check_pair(request.key)
+        at = self.read_revision(request.revision, request.session)
+        return at, self.at(request.namespace, request.key, at)
+
+    def put(self, request: kv_pb2.PutRequest) -> int:
+        """Put a key; return the commit's revision."""
+        self.check_namespace(request.namespace)
+        self.check_pair(request.key, request.value)
+        self.check_condition(request.namespace, request.key, wanted_revision(request))
+        revision = self.commit(request.durability)
+        self.write_row(request.namespace, request.key, request.value, revision)
+        return revision
+
+    def delete(self, request: kv_pb2.DeleteRequest) -> tuple[int, int]:
+        """Delete what a request names; return the commit's revision (0: none was made) and how many keys are gone."""
+        self.check_namespace(request.namespace)
+        doomed = self.doomed(request.namespace, request)
+        revision = self.commit(request.durability) if doomed else 0
+        for key in doomed:
+            self.write_row(request.namespace, key, None, revision)
+        return revision, len(doomed)
+
+    def write(self, request: kv_pb2.WriteRequest) -> tuple[int, int, int]:
+        """Carry out a batch; return the commit's revision, and how many keys it put and deleted."""
+        effects: list[tuple[str, bytes, bytes | None]] = []
+        for mutation in request.mutations:
+            namespace = mutation.namespace if mutation.HasField("namespace") else request.namespace
+            self.check_namespace(namespace)
+            if mutation.WhichOneof("kind") == "put":
+                self.check_pair(mutation.put.key, mutation.put.value)
+                self.check_condition(namespace, mutation.put.key, wanted_revision(mutation.put))
+                effects.append((namespace, mutation.put.key, mutation.put.value))
+            else:
+                effects.extend((namespace, key, None) for key in self.doomed(namespace, mutation.delete))
+        if not request.mutations:
+            raise FakeError("INVALID_FIELD", "no mutations")
+        if len({(namespace, key) for namespace, key, _ in effects}) < len(effects):
+            raise FakeError("DUPLICATE_KEY", "one key is named twice")
+        revision = self.commit(request.durability)
+        for namespace, key, value in effects:
+            self.write_row(namespace, key, value, revision)
+        deleted = sum(value is None for _, _, value in effects)
+        return revision, len(effects) - deleted, deleted
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
     def check_namespace(self, namespace: str) -> None:
         """Refuse a namespace that does not exist."""
         if namespace not in self.namespaces:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from kvctl import output
-from kvctl.failures import CtlError, as_ctl_error
-from kvctl.settings import Settings, command_options
+from kvctl.bytes_form import BytesForm
+from kvctl.command import Command
+from kvctl.confirmation import can_ask, confirm
+from kvctl.failures import EXIT_CONDITION, CtlError, as_ctl_error
+from kvctl.progress import ProgressBar
+from kvctl.settings import Settings, key_options
 
 if TYPE_CHECKING:
     from kvclient import BatchResult, Client, DeleteResult, Entry
@@ -21,13 +23,14 @@ PART_BYTES = 1024 * 1024
 """A part ends at so many keys or bytes of keys, well inside what one commit may hold."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("key", required=False)
 @click.option("--prefix", metavar="P", help="Delete the keys that begin with P.")
 @click.option("--range", "bounds", nargs=2, metavar="A B", help="Delete the keys from A, included, to B, excluded.")
 @click.option("--if-revision", type=click.IntRange(min=0), metavar="N", help="Only if KEY's newest version is of N.")
+@click.option("--dry-run", is_flag=True, help="Only say how many keys would be deleted.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a prefix or range is deleted.")
-@command_options
+@key_options
 @click.pass_obj
 def delete(
     settings: Settings,
@@ -35,6 +38,7 @@ def delete(
     prefix: str | None,
     bounds: tuple[str, str] | None,
     if_revision: int | None,
+    dry_run: bool,
     yes: bool,
 ) -> None:
     """Delete KEY, a prefix or a range, and print how many keys that were. A key that is not there is no error.
@@ -46,6 +50,7 @@ def delete(
     Examples:
       kvctl del greeting
       kvctl del greeting --if-revision 7
+      kvctl del --prefix tmp/ --dry-run
       kvctl del --prefix tmp/ --yes
       kvctl del --range a b
     """
@@ -53,23 +58,33 @@ def delete(
         raise click.UsageError("give one of KEY, --prefix and --range")
     if if_revision is not None and key is None:
         raise click.UsageError("--if-revision goes with a KEY")
+    if key is not None:
+        _delete_key(settings, settings.form.parse_key(key), if_revision, dry_run)
+        return
+    target = _Target(settings.form, prefix, bounds)
     with settings.connect() as kv:
-        if key is not None:
-            done = kv.delete(os.fsencode(key), if_revision=if_revision)
-            _tell(settings, done, done.deleted, commits=min(done.deleted, 1))
+        if dry_run:
+            _tell_dry_run(settings, target.count(kv), str(target))
             return
-        target = _Target(prefix, bounds)
-        if not yes and sys.stdin.isatty():
-            _ask(kv, target)
+        # What was deleted can still be read in the past, so that a script need not say that it means it; but everything
+        # is what a variable that is not set comes to.
+        if not yes and (target.is_everything or can_ask()):
+            keys = output.counted(target.count(kv), "key")
+            confirm(f"Delete {keys} {target}?", "nothing was deleted", yes=False)
         _delete_many(settings, kv, target)
 
 
 class _Target:
     """A prefix or a range, in the forms in which the SDK takes it."""
 
-    def __init__(self, prefix: str | None, bounds: tuple[str, str] | None) -> None:
-        self.prefix = None if prefix is None else os.fsencode(prefix)
-        self.start, self.end = (os.fsencode(bound) for bound in bounds or ("", ""))
+    def __init__(self, form: BytesForm, prefix: str | None, bounds: tuple[str, str] | None) -> None:
+        self._form = form
+        self.prefix = None if prefix is None else form.parse(prefix, "--prefix")
+        self.start, self.end = form.parse_range(*(bounds or ("", "")), ("A", "B"))
+
+    @property
+    def is_everything(self) -> bool:
+        return not (self.prefix or self.start or self.end)
 
     def count(self, kv: Client) -> int:
         return kv.count(self.prefix, start=self.start, end=self.end)
@@ -81,16 +96,36 @@ class _Target:
         return kv.delete_range(self.start, self.end) if self.prefix is None else kv.delete_prefix(self.prefix)
 
     def __str__(self) -> str:
+        if self.is_everything:
+            return "(all there are in the namespace)"
         if self.prefix is not None:
-            return f"with the prefix '{output.printable(self.prefix)}'"
-        return f"from '{output.printable(self.start)}' to '{output.printable(self.end)}'"
+            return f"with the prefix '{self._form.shown(self.prefix)}'"
+        return f"from '{self._form.shown(self.start)}' to '{self._form.shown(self.end)}'"
 
 
-def _ask(kv: Client, target: _Target) -> None:
-    """Return if the user agrees; end the command otherwise."""
-    keys = output.counted(target.count(kv), "key")
-    if not click.confirm(f"Delete {keys} {target}?", err=True):
-        raise CtlError("NOT_CONFIRMED", "nothing was deleted")
+def _delete_key(settings: Settings, key: bytes, if_revision: int | None, dry_run: bool) -> None:
+    """Delete one key, or say whether it would be."""
+    with settings.connect() as kv:
+        if not dry_run:
+            done = kv.delete(key, if_revision=if_revision)
+            _tell(settings, done, done.deleted, commits=min(done.deleted, 1))
+            return
+        found = kv.get(key)
+    name = f"key '{settings.form.shown(key)}'"
+    newest = found.mod_revision if found is not None else 0
+    if if_revision not in (None, newest):
+        message = f"{name} is at revision {newest}, not {if_revision}"
+        raise CtlError("CONDITION_FAILED", message, "", EXIT_CONDITION, mod_revision=newest)
+    _tell_dry_run(settings, int(found is not None), f"'{settings.form.shown(key)}'")
+
+
+def _tell_dry_run(settings: Settings, count: int, target: str) -> None:
+    if settings.as_json:
+        output.write_json({"dry_run": True, "would_delete": count})
+    elif settings.output == "raw":
+        output.write_line(str(count))
+    else:
+        output.write_line(f"would delete {output.counted(count, 'key')} {target}; nothing was deleted")
 
 
 def _delete_many(settings: Settings, kv: Client, target: _Target) -> None:
@@ -114,10 +149,12 @@ def _delete_in_parts(settings: Settings, kv: Client, target: _Target) -> None:
     deleted = commits = 0
     last: BatchResult | None = None
     try:
-        for part in _parts(entry.key for entry in target.keys(kv)):
-            last = kv.write([Delete(key) for key in part])
-            deleted += last.deleted
-            commits += 1
+        with ProgressBar("deleting", None, "key") as bar:
+            for part in _parts(entry.key for entry in target.keys(kv)):
+                last = kv.write([Delete(key) for key in part])
+                deleted += last.deleted
+                commits += 1
+                bar.show(deleted, deleted)
     except Exception as error:
         told = as_ctl_error(error)
         told.message = f"{told.message} (after {output.counted(deleted, 'key')} had been deleted)"

@@ -16,8 +16,10 @@ from typing import Any
 
 import click
 
+from kvctl.bytes_form import printable
+from kvctl.command import Command
 from kvctl.failures import EXIT_UNHEALTHY
-from kvctl.output import counted, printable, write_json, write_line
+from kvctl.output import counted, write_json, write_line
 from kvctl.progress import ProgressBar
 from kvctl.settings import Settings, command_options
 from kvserver.base.clock import SystemClock
@@ -38,11 +40,13 @@ _BINDING_FILE = "rocksdict-config.json"
 _TITLES = {Level.PROBLEM: "problems", Level.WARNING: "warnings", Level.NOTE: "notes", Level.OK: "ok"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--data-dir",
     required=True,
     metavar="DIR",
+    envvar="KVCTL_DATA_DIR",
+    show_envvar=True,
     type=click.Path(path_type=Path),
     help="The folder given to kvserver serve --data-dir.",
 )

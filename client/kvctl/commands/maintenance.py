@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,15 +10,18 @@ from typing import TYPE_CHECKING
 import click
 
 from kvctl import output
+from kvctl.bytes_form import printable
+from kvctl.command import Command
 from kvctl.confirmation import confirm
-from kvctl.failures import as_ctl_error
+from kvctl.failures import EXIT_REFUSED, CtlError, as_ctl_error
+from kvctl.progress import Spinner
 from kvctl.settings import Settings, command_options
 
 if TYPE_CHECKING:
     from kvclient import CheckpointResult, Client, Status
 
 
-@click.command()
+@click.command(cls=Command)
 @command_options
 @click.pass_obj
 def flush(settings: Settings) -> None:
@@ -33,17 +35,17 @@ def flush(settings: Settings) -> None:
       kvctl flush
       kvctl -E db1:7400 flush --timeout 20m -o json
     """
-    with _long_call(settings) as kv:
+    with _long_call(settings, "flushing") as kv:
         done = kv.flush(timeout_s=settings.long_limit_s)
     if settings.as_json:
-        output.write_json(dataclasses.asdict(done))
+        output.write_json({"flushed_revision": done.flushed_revision, "epoch": done.epoch})
     elif settings.output == "raw":
         output.write_line(str(done.flushed_revision))
     else:
         output.write_line(f"everything up to revision {done.flushed_revision} is in tables")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("target_dir", metavar="DIR")
 @command_options
 @click.pass_obj
@@ -60,10 +62,12 @@ def checkpoint(settings: Settings, target_dir: str) -> None:
     """
     if not target_dir.startswith("/"):
         raise click.UsageError(f"DIR must be an absolute path on the node's disk, not {target_dir!r}")
-    with _long_call(settings) as kv:
+    with _long_call(settings, "making a checkpoint") as kv:
         done = kv.checkpoint(target_dir, timeout_s=settings.long_limit_s)
     if settings.as_json:
-        output.write_json({**dataclasses.asdict(done), "chain": done.chain.hex()})
+        position = {"epoch": done.epoch, "revision": done.revision, "chain": done.chain.hex()}
+        size = {"table_files": done.table_files, "table_bytes": done.table_bytes}
+        output.write_json({"target_dir": done.target_dir, **position, **size})
     elif settings.output == "raw":
         output.write_line(str(done.revision))
     else:
@@ -72,22 +76,23 @@ def checkpoint(settings: Settings, target_dir: str) -> None:
 
 def _made(done: CheckpointResult) -> list[tuple[str, str]]:
     return [
-        ("checkpoint", output.printable(done.target_dir.encode())),
+        ("checkpoint", printable(done.target_dir.encode())),
         ("epoch", str(done.epoch)),
         ("revision", str(done.revision)),
         ("chain", done.chain.hex() or "none"),
         ("tables", f"{output.sized(done.table_bytes)} in {output.counted(done.table_files, 'file')}"),
-        ("open it with", f"kvserver serve --data-dir {output.printable(shlex.quote(done.target_dir).encode())}"),
+        ("open it with", f"kvserver serve --data-dir {printable(shlex.quote(done.target_dir).encode())}"),
     ]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("revision", required=False, type=click.IntRange(min=1))
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the N newest revisions.")
+@click.option("--dry-run", is_flag=True, help="Only say which revisions would be given up.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @command_options
 @click.pass_obj
-def compact(settings: Settings, revision: int | None, keep: int | None, yes: bool) -> None:
+def compact(settings: Settings, revision: int | None, keep: int | None, dry_run: bool, yes: bool) -> None:
     """Give up what is older than REVISION, for good: it becomes the oldest one that can be read at.
 
     Without REVISION and --keep only the newest one stays. No newest value of any key is lost: only what was replaced and
@@ -96,6 +101,7 @@ def compact(settings: Settings, revision: int | None, keep: int | None, yes: boo
 
     \b
     Examples:
+      kvctl compact 1200 --dry-run
       kvctl compact 1200
       kvctl compact --keep 10000 --yes
       kvctl compact --yes -o json
@@ -105,16 +111,39 @@ def compact(settings: Settings, revision: int | None, keep: int | None, yes: boo
     with settings.connect() as kv:
         before = kv.status()
         chosen = _chosen(before, revision, keep)
+        if dry_run:
+            _tell_dry_run(settings, before, chosen)
+            return
         if before.oldest_readable_revision < chosen <= before.revision:
             given_up = f"revisions {before.oldest_readable_revision} to {chosen - 1}"
             confirm(f"Give up the history of {given_up}, for good?", "no history was given up", yes=yes)
         done = kv.compact(chosen)
     if settings.as_json:
-        output.write_json(dataclasses.asdict(done))
+        oldest = {"oldest_readable_revision": done.oldest_readable_revision}
+        output.write_json({**oldest, "revision": done.revision, "epoch": done.epoch})
     elif settings.output == "raw":
         output.write_line(str(done.oldest_readable_revision))
     else:
         output.write_line(f"revisions from {done.oldest_readable_revision} on can be read")
+
+
+def _tell_dry_run(settings: Settings, before: Status, chosen: int) -> None:
+    """Say what would be given up; end the command where the server would refuse."""
+    if chosen > before.revision:
+        message = f"revision {chosen} is above the newest one, {before.revision}"
+        raise CtlError("FUTURE_REVISION", message, "", EXIT_REFUSED)
+    oldest = before.oldest_readable_revision
+    count = max(chosen - oldest, 0)
+    if settings.as_json:
+        fields = {"oldest_readable_revision": oldest, "would_become": max(chosen, oldest), "would_give_up": count}
+        output.write_json({"dry_run": True, **fields})
+    elif settings.output == "raw":
+        output.write_line(str(count))
+    elif count:
+        told = f"would give up {output.counted(count, 'revision')}, {oldest} to {chosen - 1}"
+        output.write_line(f"{told}; revisions from {chosen} on could still be read; nothing was given up")
+    else:
+        output.write_line(f"would give up nothing: revisions before {oldest} are gone already")
 
 
 def _chosen(before: Status, revision: int | None, keep: int | None) -> int:
@@ -125,14 +154,15 @@ def _chosen(before: Status, revision: int | None, keep: int | None) -> int:
 
 
 @contextlib.contextmanager
-def _long_call(settings: Settings) -> Iterator[Client]:
-    """Connect for a call that may take minutes, and say what a missing answer means."""
+def _long_call(settings: Settings, title: str) -> Iterator[Client]:
+    """Connect for a call that may take minutes, show that it is under way, and say what a missing answer means."""
     import kvclient
 
     with settings.connect() as kv:
         kv.status()  # a node that is not there is found out in seconds
         try:
-            yield kv
+            with Spinner(title):
+                yield kv
         except (kvclient.Timeout, kvclient.Unavailable) as error:
             told = as_ctl_error(error)
             if not error.from_server:

@@ -2,59 +2,168 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from kvctl import output
-from kvctl.settings import Settings, command_options
+from kvctl.bytes_form import printable
+from kvctl.command import Command
+from kvctl.failures import CtlError, as_ctl_error
+from kvctl.progress import Spinner
+from kvctl.settings import Settings, command_options, duration
 
 if TYPE_CHECKING:
     from kvclient import Status
 
+_FIELDS = (
+    *("role", "node", "cluster_id", "epoch", "epoch_nonce", "revision"),
+    *("assigned_revision", "applied_revision", "durable_revision", "visible_revision", "oldest_readable_revision"),
+    *("chain", "keys", "memory_bytes", "wal_segments", "wal_bytes", "flushed_revision"),
+    *("table_files", "table_bytes", "level0_files", "pending_compaction_bytes", "flushes"),
+    *("holds", "uptime_ms", "server_version", "format_version", "warnings"),
+)
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
-@click.command()
+
+class _Found(NamedTuple):
+    """What asking one node brought: its status, or why there is none."""
+
+    endpoint: str
+    status: Status | None
+    error: CtlError | None
+
+
+@click.command(cls=Command)
+@click.option("-w", "--watch", is_flag=True, help="Ask again and again, until it is interrupted.")
+@click.option(
+    "--interval",
+    callback=duration,
+    default="2s",
+    show_default=True,
+    envvar="KVCTL_INTERVAL",
+    show_envvar=True,
+    metavar="DURATION",
+    help="With --watch: how long to wait in between.",
+)
 @command_options
 @click.pass_obj
-def status(settings: Settings) -> None:
+def status(settings: Settings, watch: bool, interval: float) -> int:
     """Show what a node is, how far it is, and what needs somebody's attention.
+
+    Of several endpoints each is asked, and a table has a row for each. A node that does not answer does not keep the
+    others from being shown; the exit code is then that of the first one.
 
     \b
     Examples:
       kvctl status
       kvctl -E db1:7400 status -o json
+      kvctl -E db1:7400,db2:7400 status
+      kvctl status --watch --interval 500ms
     """
-    with settings.connect() as kv:
-        found = kv.status()
+    if not watch:
+        return _show(settings, _ask_all(settings))
+    while True:
+        found = _ask_all(settings)
+        if sys.stdout.isatty():
+            output.write_bytes(_CLEAR_SCREEN.encode())
+        _show(settings, found, watching=True)
+        sys.stdout.flush()
+        time.sleep(interval)
+
+
+def _ask_all(settings: Settings) -> list[_Found]:
+    found = []
+    for endpoint in settings.endpoints:
+        try:
+            with settings.connect(endpoint=endpoint) as kv:
+                found.append(_Found(endpoint, kv.status(), None))
+        except click.UsageError:
+            raise
+        except Exception as error:
+            found.append(_Found(endpoint, None, as_ctl_error(error)))
+    return found
+
+
+def _show(settings: Settings, found: list[_Found], *, watching: bool = False) -> int:
+    """Show what was found, and return the exit code; raise where there was one node to ask and it did not answer."""
+    first_error = next((one.error for one in found if one.error is not None), None)
+    if first_error is not None and len(found) == 1 and not watching:
+        raise first_error
     if settings.as_json:
-        output.write_json(status_fields(found))
+        for one in found:
+            output.write_json(_document(one))
     elif settings.output == "raw":
-        fields = status_fields(found)
-        warnings = fields.pop("warnings")
-        holds = fields.pop("holds")
-        pairs = [(name, str(value)) for name, value in fields.items()]
-        pairs += [("hold", f"{hold['name']} {hold['revision']}") for hold in holds]
-        output.write_pairs([*pairs, *(("warning", warning) for warning in warnings)], raw=True)
+        for one in found:
+            output.write_pairs(_raw_pairs(one), raw=True)
+    elif len(found) > 1:
+        _write_rows(found)
     else:
-        output.write_pairs(_for_people(found))
+        output.write_pairs(_for_people(found[0]))
+    return first_error.exit_code if first_error is not None else 0
+
+
+def _document(found: _Found) -> dict[str, Any]:
+    """Return what ``-o json`` prints of one node."""
+    if found.status is not None:
+        return {"endpoint": found.endpoint, **status_fields(found.status)}
+    return {"endpoint": found.endpoint, "error": found.error.document() if found.error is not None else None}
 
 
 def status_fields(found: Status) -> dict[str, Any]:
     """Return a status as JSON fields; what is bytes, or too large for a double, as hexadecimal digits."""
-    fields = dataclasses.asdict(found)
+    fields: dict[str, Any] = {name: getattr(found, name) for name in _FIELDS}
     fields["cluster_id"] = found.cluster_id.hex()
     fields["chain"] = found.chain.hex()
     fields["epoch_nonce"] = f"{found.epoch_nonce:016x}"
-    fields["holds"] = [hold._asdict() for hold in found.holds]
+    fields["holds"] = [{"name": hold.name, "revision": hold.revision} for hold in found.holds]
     fields["warnings"] = list(found.warnings)
     return fields
 
 
-def _for_people(found: Status) -> list[tuple[str, str]]:
+def _raw_pairs(found: _Found) -> list[tuple[str, str]]:
+    fields = _document(found)
+    if found.error is not None:
+        return [("endpoint", found.endpoint), ("error", f"{_safe(found.error.message)} [{found.error.code}]")]
+    warnings = fields.pop("warnings")
+    holds = fields.pop("holds")
+    pairs = [(name, str(value)) for name, value in fields.items()]
+    pairs += [("hold", f"{hold['name']} {hold['revision']}") for hold in holds]
+    return [*pairs, *(("warning", warning) for warning in warnings)]
+
+
+def _write_rows(found: list[_Found]) -> None:
+    """Write a row for each node, and below them what needs attention."""
+    head = ("ENDPOINT", "NODE", "ROLE", "EPOCH", "REVISION", "DURABLE", "FLUSHED", "KEYS", "UP", "VERSION")
+    output.write_table(head, [_row(one) for one in found])
+    for one in found:
+        if one.error is not None:
+            output.write_line(f"{one.endpoint}: {_safe(one.error.message)} [{one.error.code}]")
+        for warning in one.status.warnings if one.status is not None else ():
+            output.write_line(f"{one.endpoint}: warning: {_safe(warning)}")
+
+
+def _row(found: _Found) -> tuple[str, ...]:
+    one = found.status
+    if one is None:
+        return (found.endpoint, *(["-"] * 9))
+    figures = (one.epoch, one.revision, one.durable_revision, one.flushed_revision)
+    return (
+        *(found.endpoint, _safe(one.node), _safe(one.role), *map(str, figures)),
+        *(f"{one.keys:,}", _duration(one.uptime_ms), _safe(one.server_version)),
+    )
+
+
+def _for_people(answer: _Found) -> list[tuple[str, str]]:
+    found = answer.status
+    if found is None:
+        assert answer.error is not None
+        return [("node", answer.endpoint), ("error", f"{_safe(answer.error.message)} [{answer.error.code}]")]
     chain = found.chain.hex() or "none"
     return [
-        ("node", f"{found.node} ({found.role})"),
+        ("node", f"{_safe(found.node)} ({_safe(found.role)})"),
         ("cluster", found.cluster_id.hex()),
         ("epoch", str(found.epoch)),
         ("revision", str(found.revision)),
@@ -69,7 +178,7 @@ def _for_people(found: Status) -> list[tuple[str, str]]:
         ("log", f"{output.sized(found.wal_bytes)} in {output.counted(found.wal_segments, 'segment')}"),
         *(("log is kept", f"from revision {hold.revision} on for {_safe(hold.name)}") for hold in found.holds),
         ("up", _duration(found.uptime_ms)),
-        ("version", f"{found.server_version} (format {found.format_version})"),
+        ("version", f"{_safe(found.server_version)} (format {found.format_version})"),
         *(("warning", _safe(warning)) for warning in found.warnings),
     ]
 
@@ -82,7 +191,7 @@ def _tables(found: Status) -> str:
 
 
 def _safe(text: str) -> str:
-    return output.printable(text.encode())
+    return printable(text.encode())
 
 
 def _duration(milliseconds: int) -> str:
@@ -94,7 +203,7 @@ def _duration(milliseconds: int) -> str:
     return " ".join(f"{number}{unit}" for unit, number in spans[:2])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("revision", required=False, type=click.IntRange(min=1))
 @click.option(
     "--level",
@@ -112,8 +221,9 @@ def sync(settings: Settings, revision: int | None, level: str) -> None:
     Examples:
       kvctl sync
       kvctl sync 1200 --timeout 30s
+      kvctl sync --level local -o json
     """
-    with settings.connect() as kv:
+    with settings.connect() as kv, Spinner("waiting until it is durable"):
         from kvclient import Durability
 
         done = kv.sync(revision, Durability(level))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
 import click
 
 from kvctl import output
-from kvctl.settings import Settings, command_options
-
-if TYPE_CHECKING:
-    from kvclient import Entry
+from kvctl.command import Command
+from kvctl.settings import Settings, key_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("prefix", required=False)
 @click.option("--start", default="", metavar="KEY", help="Begin with this key.")
 @click.option("--end", default="", metavar="KEY", help="End before this key.")
@@ -24,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @click.option("--count-only", is_flag=True, help="Print only how many keys there are.")
 @click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Read as of revision N.")
-@command_options
+@key_options
 @click.pass_obj
 def scan(
     settings: Settings,
@@ -49,13 +43,15 @@ def scan(
       kvctl scan pkg/ --count-only
       kvctl scan pkg/ --revision 1200
       kvctl scan pkg/ -o json
+      kvctl scan --hex 00ff --keys-only
     """
     if prefix is not None and (start or end):
         raise click.UsageError("give a PREFIX, or --start and --end, not both")
     if count_only and (limit is not None or reverse or keys_only):
         raise click.UsageError("--count-only goes with neither --limit nor --reverse nor --keys-only")
-    begin, bound = os.fsencode(start), os.fsencode(end)
-    begins_with = None if prefix is None else os.fsencode(prefix)
+    form = settings.form
+    begin, bound = form.parse_range(start, end, ("--start", "--end"))
+    begins_with = None if prefix is None else form.parse(prefix, "PREFIX")
     with settings.connect() as kv:
         if count_only:
             _tell_count(settings, kv.count(begins_with, start=begin, end=bound, revision=revision))
@@ -69,7 +65,7 @@ def scan(
             keys_only=keys_only,
             revision=revision,
         )
-        _tell(settings, entries, keys_only)
+        output.write_entries(entries, settings.output or "table", form, keys_only=keys_only)
 
 
 def _tell_count(settings: Settings, count: int) -> None:
@@ -77,30 +73,3 @@ def _tell_count(settings: Settings, count: int) -> None:
         output.write_json({"count": count})
     else:
         output.write_line(str(count))
-
-
-def _tell(settings: Settings, entries: Iterable[Entry], keys_only: bool) -> None:
-    if settings.as_json:
-        for entry in entries:
-            output.write_json(output.entry_fields(entry, keys_only=keys_only))
-    elif settings.output == "raw":
-        for entry in entries:
-            output.write_bytes(entry.key + (b"\n" if keys_only else b"\t" + entry.value + b"\n"))
-    elif keys_only:
-        output.write_table(
-            ("KEY", "REVISION", "VERSION"),
-            ((output.printable(entry.key), str(entry.mod_revision), str(entry.version)) for entry in entries),
-        )
-    else:
-        output.write_table(
-            ("KEY", "REVISION", "VERSION", "VALUE"),
-            (
-                (
-                    output.printable(entry.key),
-                    str(entry.mod_revision),
-                    str(entry.version),
-                    output.printable(entry.value),
-                )
-                for entry in entries
-            ),
-        )

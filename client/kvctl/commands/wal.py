@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
+from kvctl.bytes_form import BytesForm
+from kvctl.command import Group
 from kvctl.failures import EXIT_UNHEALTHY, CtlError
-from kvctl.output import bytes_field, printable, sized, write_json, write_line, write_pairs, write_table
-from kvctl.settings import Settings, command_options
+from kvctl.output import sized, write_bytes, write_json, write_line, write_pairs, write_table
+from kvctl.settings import Settings, command_options, key_options
 from kvserver.base.errors import Corruption
 from kvserver.base.fs import OsFileSystem
 from kvserver.base.paths import DataPaths, SegmentName, parse_segment
@@ -24,14 +26,15 @@ from kvserver.wal.inspection import SegmentReport, inspect_log, kept_torn_tails,
 from kvserver.wal.reader import End, SegmentReader
 from kvserver.wal.recovery import list_segments
 
-_DATA_DIR = click.argument("data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+_DATA_DIR = click.argument("data_dir", envvar="KVCTL_DATA_DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
-@click.group()
+@click.group(cls=Group)
 def wal() -> None:
     """Look at a log on disk, without a server.
 
-    DATA_DIR is the server's --data-dir. Nothing is changed there, and a server may be running on it.
+    DATA_DIR is the server's --data-dir; the variable KVCTL_DATA_DIR may name it. Nothing is changed there, and a server
+    may be running on it.
 
     \b
     Examples:
@@ -49,28 +52,34 @@ def list_(settings: Settings, data_dir: Path) -> None:
     """List the segments, oldest first, with what each holds.
 
     \b
-    Example:
+    Examples:
+      kvctl wal list data/node
       kvctl wal list data/node -o json
     """
     reports = list(inspect_log(OsFileSystem(), _paths(data_dir)))
     if settings.as_json:
         write_json({"segments": [_report_fields(report) for report in reports]})
         return
+    if settings.output == "raw":
+        for report in reports:
+            fields = ("" if value is None else str(value) for value in _report_fields(report).values())
+            write_line("\t".join(fields))
+        return
     head = ["SEGMENT", "STATE", "EPOCH", "FIRST", "LAST", "COMMITS", "GROUPS", "SIZE"]
     write_table(head, [_row(report) for report in reports])
 
 
-@wal.command()
+@wal.command(short_help="Print the commits in the log.")
 @_DATA_DIR
 @click.option("--segment", metavar="NAME", help="Only this segment; a name as `kvctl wal list` shows it.")
 @click.option("--from-revision", type=click.IntRange(min=1), default=1, help="Begin with this revision.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="The most commits to print; 0: all.")
-@command_options
+@key_options
 @click.pass_obj
 def dump(settings: Settings, data_dir: Path, segment: str | None, from_revision: int, limit: int) -> None:
     """Print the commits in the log: what each did to which key.
 
-    With -o json, one object a commit and line, values included.
+    With -o json, one object a commit and line, values included; raw, a line an effect with tabs between its parts.
 
     \b
     Examples:
@@ -79,16 +88,27 @@ def dump(settings: Settings, data_dir: Path, segment: str | None, from_revision:
     """
     paths = _paths(data_dir)
     commits = _commits(paths, _chosen(paths, segment), from_revision)
-    for revision, time_ms, effects in islice(commits, limit or None):
-        if settings.as_json:
-            write_json({"revision": revision, "time_ms": time_ms, "effects": [_effect_fields(one) for one in effects]})
+    for commit in islice(commits, limit or None):
+        _tell_commit(settings, *commit)
+
+
+def _tell_commit(settings: Settings, revision: int, time_ms: int, effects: list[Effect]) -> None:
+    form = settings.form
+    if settings.as_json:
+        fields = [_effect_fields(effect, form) for effect in effects]
+        write_json({"revision": revision, "time_ms": time_ms, "effects": fields})
+        return
+    for effect in effects:
+        is_put = effect.op != DELETE
+        if settings.output == "raw":
+            head = f"{revision}\t{time_ms}\t{'put' if is_put else 'delete'}\t{effect.namespace}\t".encode()
+            write_bytes(head + form.raw(effect.key) + (b"\t" + form.raw(effect.value) if is_put else b"") + b"\n")
         else:
-            for effect in effects:
-                what = "delete" if effect.op == DELETE else f"put {sized(len(effect.value))}"
-                write_line(f"{revision}  {what}  namespace {effect.namespace}  {printable(effect.key)}")
+            what = f"put {sized(len(effect.value))}" if is_put else "delete"
+            write_line(f"{revision}  {what}  namespace {effect.namespace}  {form.shown(effect.key)}")
 
 
-@wal.command()
+@wal.command(short_help="Check every byte of the log.")
 @_DATA_DIR
 @command_options
 @click.pass_obj
@@ -100,8 +120,9 @@ def verify(settings: Settings, data_dir: Path) -> int:
     it is in the tables, which this command does not read. That both fit together is seen by the server at every start.
 
     \b
-    Example:
+    Examples:
       kvctl wal verify data/node && echo sound
+      kvctl wal verify data/node -o json
     """
     reports = list(inspect_log(OsFileSystem(), _paths(data_dir)))
     damaged = [report for report in reports if report.state == "damaged"]
@@ -120,6 +141,11 @@ def verify(settings: Settings, data_dir: Path) -> int:
         fields |= {"epoch": last.end.epoch.number, "revision": last.end.revision, "chain": last.end.chain.hex()}
     if settings.as_json:
         write_json(fields)
+    elif settings.output == "raw":
+        pairs = [(name, value) for name, value in fields.items() if name not in ("problems", "torn_files")]
+        pairs += [("problem", problem) for problem in fields["problems"]]
+        pairs += [("torn_file", name) for name in fields["torn_files"]]
+        write_pairs([(name, str(value)) for name, value in pairs], raw=True)
     else:
         shown = {name: value for name, value in fields.items() if name not in ("problems", "torn_files")}
         shown["bytes"] = sized(fields["bytes"])
@@ -206,14 +232,14 @@ def _report_fields(report: SegmentReport) -> dict[str, Any]:
     }
 
 
-def _effect_fields(effect: Effect) -> dict[str, Any]:
+def _effect_fields(effect: Effect, form: BytesForm) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "op": "delete" if effect.op == DELETE else "put",
         "namespace_id": effect.namespace,
-        **bytes_field("key", effect.key),
+        **form.fields("key", effect.key),
     }
     if effect.op != DELETE:
-        fields |= bytes_field("value", effect.value)
+        fields |= form.fields("value", effect.value)
     if effect.version:
         fields |= {"create_revision": effect.create_revision, "version": effect.version}
     return fields

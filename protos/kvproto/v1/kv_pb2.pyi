@@ -260,6 +260,7 @@ class ScanRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     COUNT_ONLY_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    COLUMNAR_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     prefix: _builtins.bytes
@@ -274,6 +275,8 @@ class ScanRequest(_message.Message):
     """Leave the values out."""
     count_only: _builtins.bool
     """Return no keys, only their number."""
+    columnar: _builtins.bool
+    """Bring the keys as columns, which cost both sides less than a message for each."""
     @_builtins.property
     def range(self) -> Global___KeyRange:
         """The keys of a range."""
@@ -294,16 +297,65 @@ class ScanRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         count_only: _builtins.bool = ...,
         session: Global___SessionToken | None = ...,
+        columnar: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "prefix", b"prefix", "range", b"range", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_only", b"count_only", "keys", b"keys", "keys_only", b"keys_only", "limit", b"limit", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "reverse", b"reverse", "revision", b"revision", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columnar", b"columnar", "count_only", b"count_only", "keys", b"keys", "keys_only", b"keys_only", "limit", b"limit", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "reverse", b"reverse", "revision", b"revision", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_keys: _TypeAlias = _typing.Literal["range", "prefix"]  # noqa: Y015
     _WhichOneofArgType_keys: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_keys) -> _WhichOneofReturnType_keys | None: ...
 
 Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
+
+@_typing.final
+class VersionColumns(_message.Message):
+    """Keys and their versions as columns of equal length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    CREATE_REVISIONS_FIELD_NUMBER: _builtins.int
+    MOD_REVISIONS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The keys."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The values; empty where only keys were asked for."""
+
+    @_builtins.property
+    def create_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The commits that created the keys."""
+
+    @_builtins.property
+    def mod_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The commits that wrote the versions."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How often the keys were written since their creation."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+        values: _abc.Iterable[_builtins.bytes] | None = ...,
+        create_revisions: _abc.Iterable[_builtins.int] | None = ...,
+        mod_revisions: _abc.Iterable[_builtins.int] | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_revisions", b"create_revisions", "keys", b"keys", "mod_revisions", b"mod_revisions", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionColumns: _TypeAlias = VersionColumns  # noqa: Y015
 
 @_typing.final
 class ScanResponse(_message.Message):
@@ -316,6 +368,7 @@ class ScanResponse(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """In the last chunk: how many keys the scan returned or counted in all."""
     done: _builtins.bool
@@ -330,6 +383,10 @@ class ScanResponse(_message.Message):
     def kvs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyValue]:
         """The keys of this chunk, in the order asked for."""
 
+    @_builtins.property
+    def columns(self) -> Global___VersionColumns:
+        """The keys of this chunk, where columns were asked for; `kvs` is empty then."""
+
     def __init__(
         self,
         *,
@@ -338,10 +395,11 @@ class ScanResponse(_message.Message):
         count: _builtins.int = ...,
         done: _builtins.bool = ...,
         more: _builtins.bool = ...,
+        columns: Global___VersionColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "done", b"done", "header", b"header", "kvs", b"kvs", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "count", b"count", "done", b"done", "header", b"header", "kvs", b"kvs", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -863,6 +921,7 @@ class PipelineRequest(_message.Message):
     DELETES_FIELD_NUMBER: _builtins.int
     GETS_FIELD_NUMBER: _builtins.int
     MIXED_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     frame_id: _builtins.int
     """Chosen by the caller, returned in the answer; not interpreted."""
     namespace: _builtins.str
@@ -885,6 +944,10 @@ class PipelineRequest(_message.Message):
     def mixed(self) -> Global___MixedOperations:
         """Anything else, one message an operation."""
 
+    @_builtins.property
+    def session(self) -> Global___SessionToken:
+        """What the caller has seen; the reads of the frame wait until the node shows at least that."""
+
     def __init__(
         self,
         *,
@@ -895,10 +958,11 @@ class PipelineRequest(_message.Message):
         deletes: Global___DeleteColumns | None = ...,
         gets: Global___GetColumns | None = ...,
         mixed: Global___MixedOperations | None = ...,
+        session: Global___SessionToken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "gets", b"gets", "mixed", b"mixed", "operations", b"operations", "puts", b"puts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "gets", b"gets", "mixed", b"mixed", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "durability", b"durability", "frame_id", b"frame_id", "gets", b"gets", "mixed", b"mixed", "namespace", b"namespace", "operations", b"operations", "puts", b"puts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "durability", b"durability", "frame_id", b"frame_id", "gets", b"gets", "mixed", b"mixed", "namespace", b"namespace", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operations: _TypeAlias = _typing.Literal["puts", "deletes", "gets", "mixed"]  # noqa: Y015
     _WhichOneofArgType_operations: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
@@ -1128,10 +1192,32 @@ class Failure(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DetailsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INDEX_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     MOD_REVISION_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The operation's place in the frame, from 0."""
     code: _errors_pb2.ErrorCode.ValueType
@@ -1140,6 +1226,12 @@ class Failure(_message.Message):
     """For people."""
     mod_revision: _builtins.int
     """With CONDITION_FAILED: the key's newest mod_revision, 0 where it does not exist."""
+    hint: _builtins.str
+    """What to do next, for people; may be empty."""
+    @_builtins.property
+    def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What else programs need, by name: what a call of its own would have got as the details of its error."""
+
     def __init__(
         self,
         *,
@@ -1147,10 +1239,12 @@ class Failure(_message.Message):
         code: _errors_pb2.ErrorCode.ValueType = ...,
         message: _builtins.str = ...,
         mod_revision: _builtins.int = ...,
+        hint: _builtins.str = ...,
+        details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "index", b"index", "message", b"message", "mod_revision", b"mod_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "hint", b"hint", "index", b"index", "message", b"message", "mod_revision", b"mod_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

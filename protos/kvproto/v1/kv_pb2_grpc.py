@@ -5,7 +5,7 @@ import warnings
 
 from kvproto.v1 import kv_pb2 as kvproto_dot_v1_dot_kv__pb2
 
-GRPC_GENERATED_VERSION = '1.78.0'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from support.fake_server import FakeServer
 
 
 class BlockingAsAsync:
-    """Drives the blocking client from a coroutine, so that one test serves both clients."""
+    """Drives the blocking client from a coroutine, each call in a thread of its own, so that one test serves both clients."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.client = kvclient.Client(*args, **options)
+        self.threads = futures.ThreadPoolExecutor(300, thread_name_prefix="caller")
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self.client, name)
@@ -24,15 +26,24 @@ class BlockingAsAsync:
             return member
 
         async def call(*args: Any, **options: Any) -> Any:
-            return await asyncio.to_thread(member, *args, **options)
+            return await self.in_a_thread(lambda: member(*args, **options))
 
         return call
 
+    async def in_a_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+
     async def entries(self, *args: Any, **options: Any) -> list[kvclient.Entry]:
-        return await asyncio.to_thread(lambda: list(self.client.scan(*args, **options)))
+        found: list[kvclient.Entry] = await self.in_a_thread(lambda: list(self.client.scan(*args, **options)))
+        return found
 
     async def changes(self, *args: Any, **options: Any) -> list[kvclient.HistoryEntry]:
-        return await asyncio.to_thread(lambda: list(self.client.history(*args, **options)))
+        found: list[kvclient.HistoryEntry] = await self.in_a_thread(lambda: list(self.client.history(*args, **options)))
+        return found
+
+    async def finish(self) -> None:
+        await self.close()
+        self.threads.shutdown()
 
 
 class Async:
@@ -49,6 +60,9 @@ class Async:
 
     async def changes(self, *args: Any, **options: Any) -> list[kvclient.HistoryEntry]:
         return [entry async for entry in self.client.history(*args, **options)]
+
+    async def finish(self) -> None:
+        await self.client.close()
 
 
 @pytest.fixture
@@ -68,7 +82,7 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[...,
 
     yield make
     for client in made:
-        await client.close()
+        await client.finish()
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kvclient import _channel, _errors, bulk
+from kvclient import _channel, _errors, _frames, _joiner, bulk
 from kvctl import loading
 from kvserver.base import limits
 from kvserver.service import status
-from kvserver.transport import grpc_aio
+from kvserver.transport import frame_stream, grpc_aio
 
 CLIENT = dict(_channel.CHANNEL_OPTIONS)
 SERVER = dict(grpc_aio.OPTIONS)
@@ -24,6 +24,15 @@ def test_sizes_of_messages_and_frames() -> None:
     assert limits.MAX_FRAME_OPERATIONS == bulk.MAX_FRAME_OPERATIONS >= loading.MAX_FRAME_PUTS
     largest_put = limits.MAX_KEY_BYTES + limits.MAX_VALUE_BYTES
     assert loading.MAX_FRAME_BYTES + largest_put < limits.MAX_MESSAGE_BYTES
+
+
+def test_the_frames_of_joined_callers_fit_what_a_server_takes() -> None:
+    assert _joiner.MAX_FRAME_OPERATIONS <= limits.MAX_FRAME_OPERATIONS
+    assert _joiner.MAX_FRAME_BYTES + _joiner.MIN_ROOM_BYTES <= limits.MAX_MESSAGE_BYTES
+    largest_put = limits.MAX_KEY_BYTES + limits.MAX_VALUE_BYTES + _frames.OPERATION_BYTES
+    assert largest_put + _joiner.MIN_ROOM_BYTES <= limits.MAX_MESSAGE_BYTES
+    assert _joiner.MAX_FRAMES <= frame_stream.MAX_FRAMES, "or the server would not even read them"
+    assert _joiner.MIN_ROOM_BYTES > limits.MAX_NAMESPACE_NAME_BYTES
 
 
 def test_where_the_details_of_errors_travel() -> None:

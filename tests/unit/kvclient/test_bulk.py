@@ -47,7 +47,7 @@ def test_no_more_frames_are_under_way_than_allowed(fake: FakeServer) -> None:
         with PutStream(kv, counted(), max_in_flight=3, stall_timeout_s=0.3) as stream:
             with pytest.raises(OutcomeUnknown, match="3 frames were under way"):
                 list(stream)
-    assert len(fake.requests) == 3
+    assert len(fake.frames) == 3
     assert taken <= 4
 
 
@@ -99,7 +99,7 @@ def test_stopping_answers_what_is_under_way_and_sends_no_more(fake: FakeServer) 
                 answered += 1
                 stream.stop_sending()
         assert 1 <= answered <= 4
-        assert len(fake.requests) == answered
+        assert len(fake.frames) == answered
 
 
 def test_stopping_does_not_wait_for_a_source_that_waits(fake: FakeServer) -> None:

@@ -82,6 +82,7 @@ async def test_wait_for_ready_ends_with_the_time_allowed(connect: Any) -> None:
 
 
 async def test_a_read_that_takes_too_long_is_a_timeout(kv: Any, fake: FakeServer) -> None:
+    assert await kv.get(b"k") is None
     release = fake.hold("Get")
     with pytest.raises(Timeout) as caught:
         await kv.get(b"k", timeout_s=0.1)
@@ -91,6 +92,7 @@ async def test_a_read_that_takes_too_long_is_a_timeout(kv: Any, fake: FakeServer
 
 
 async def test_a_write_that_takes_too_long_may_have_happened(kv: Any, fake: FakeServer) -> None:
+    assert await kv.get(b"k") is None
     release = fake.hold("Put")
     with pytest.raises(OutcomeUnknown):
         await kv.put(b"k", b"v", timeout_s=0.2)

@@ -11,7 +11,7 @@ import pytest
 
 import kvclient
 from kvclient import _errors as errors
-from kvproto.v1 import errors_pb2
+from kvproto.v1 import errors_pb2, kv_pb2
 from support.fake_errors import details_of
 from support.fake_server import FakeServer
 from support.fake_store import FakeError
@@ -133,11 +133,22 @@ def test_tables_that_fail_leave_no_write_open() -> None:
 
 
 def test_failures_inside_a_pipeline_answer() -> None:
-    error = errors.from_failure(errors_pb2.CONDITION_FAILED, "no", 12)
+    failed = kv_pb2.Failure(code=errors_pb2.CONDITION_FAILED, message="no", mod_revision=12, hint="do", details={"more": "x"})
+    error = errors.from_failure(failed, writes=True)
     assert isinstance(error, kvclient.ConditionFailed)
-    assert error.mod_revision == 12
-    assert type(errors.from_failure(errors_pb2.EMPTY_KEY, "no", 0)) is kvclient.InvalidRequestError
-    assert type(errors.from_failure(9_999, "new", 0)) is kvclient.OutcomeUnknown
+    assert (error.mod_revision, error.message, error.hint, error.from_server) == (12, "no", "do", True)
+    assert error.details == {"mod_revision": "12", "more": "x"}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_failure_has_the_class_that_the_same_code_has_in_a_call_of_its_own(code: str) -> None:
+    failure = kv_pb2.Failure(code=errors_pb2.ErrorCode.Value(code))
+    for writes in (True, False):
+        error = errors.from_failure(failure, writes=writes)
+        assert type(error) is type(with_details(code, writes=writes))
+        assert error.code == code
+        rejected = errors.from_failure(failure, writes=writes, rejected=True)
+        assert type(rejected) is errors._CLASS_OF[code], "nothing of the frame was carried out: that leaves nothing open"
 
 
 def test_errors_survive_pickling() -> None:
@@ -166,6 +177,7 @@ async def test_details_travel_over_a_real_connection(kv: Any, fake: FakeServer) 
     with pytest.raises(kvclient.NotWritten) as caught:
         await kv.put(b"k", b"v")
     assert (caught.value.code, caught.value.hint, caught.value.details) == ("DISK_FULL", "free some", {"folder": "wal"})
+    assert await kv.get(b"k") is None
     fake.refuse_next("Scan", "COMPACTED", oldest_readable_revision="9")
     with pytest.raises(kvclient.Compacted) as compacted:
         await kv.entries(revision=3)

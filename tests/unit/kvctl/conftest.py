@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +36,19 @@ class Outcome:
     def error(self) -> Any:
         return json.loads(self.err)
 
+    @property
+    def error_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.err.splitlines()]
+
 
 Kvctl = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes out of the environment what whoever runs the tests may have set for kvctl."""
+    for name in [name for name in os.environ if name.startswith("KVCTL_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -74,6 +86,18 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
 
     return answer
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bytes], None]:
+    """Makes bytes the standard input."""
+
+    def feed(data: bytes) -> None:
+        path = tmp_path / "stdin"
+        path.write_bytes(data)
+        monkeypatch.setattr(sys, "stdin", path.open())
+
+    return feed
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 import kvclient
 from kvctl import failures
 from kvctl.main import COMMANDS, cli
+from kvctl.variables import NAMES
 from support.fake_server import FakeServer
 
 ROOT = Path(__file__).parents[3]
@@ -40,13 +41,16 @@ def test_every_command_and_option_has_its_place(name: str) -> None:
 
 
 def test_every_setting_and_its_variable_is_told() -> None:
+    told = section("Settings")
     for parameter in cli.params:
         if isinstance(parameter, click.Option) and parameter.envvar:
-            assert f"`{parameter.envvar}`" in section("Settings")
+            assert f"`{parameter.envvar}`" in told
+            assert all(f"`{name}`" in told or f"`{name} " in told for name in (*parameter.opts, *parameter.secondary_opts))
+    assert {name for name in NAMES if f"`{name}`" in told} == NAMES
 
 
 def test_exit_codes() -> None:
-    documented = {int(number) for number in re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)}
+    documented = {int(number) for number in re.findall(r"^\| (\d+) \|", section("Output and errors"), re.MULTILINE)}
     assert documented == {value for name, value in vars(failures).items() if name.startswith("EXIT_")}
 
 
@@ -70,12 +74,13 @@ def test_the_fields_shown_are_those_that_are_printed(kvctl: Any, fake: FakeServe
     kvctl("put", "greeting", "hello")
     kvctl("namespace", "create", "team/a")
     examples = re.findall(r"^\$ kvctl (.* -o json)\n((?:\{.*\}\n)+)", PAGE, re.MULTILINE)
-    assert len(examples) >= 8
+    assert len(examples) >= 15
 
     for line, shown in examples:
         words = line.replace("examples/", f"{ROOT}/examples/").replace("backup", f"{tmp_path}/backup").split()
         printed = kvctl(*words).json_lines
         expected = [json.loads(row) for row in shown.splitlines()]
+        assert printed, line
         assert [{name: type(value) for name, value in row.items()} for row in printed] == [
             {name: type(value) for name, value in row.items()} for row in expected
         ], line

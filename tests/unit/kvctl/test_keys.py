@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvproto.v1 import kv_pb2
 from support.fake_server import FakeServer
-
-
-@pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Makes bytes the standard input."""
-
-    def feed(data: bytes) -> None:
-        path = tmp_path / "stdin"
-        path.write_bytes(data)
-        monkeypatch.setattr(sys, "stdin", path.open())
-
-    return feed
 
 
 def test_put_and_get(kvctl: Any) -> None:
@@ -244,7 +231,7 @@ def test_the_namespace_is_passed_on(kvctl: Any, fake: FakeServer) -> None:
     assert kvctl("namespace", "list", "-o", "raw").out == b"\t1\t1\t0\t0\nteam\t2\t2\t1\t2\n"
 
 
-def test_status(kvctl: Any, fill: Any) -> None:
+def test_status(kvctl: Any, fake: FakeServer, fill: Any) -> None:
     fill({b"a": b"1"})
     told = kvctl("status", "-o", "json").json
     assert (told["role"], told["epoch"], told["revision"], told["durable_revision"]) == ("primary", 1, 2, 2)
@@ -260,7 +247,7 @@ def test_status(kvctl: Any, fill: Any) -> None:
     assert "log is kept               from revision 2 on for flush" in lines
     assert lines[-1].endswith("the disk is 91 % full")
     raw = kvctl("status", "-o", "raw").out.decode().splitlines()
-    assert raw[0] == "role\tprimary"
+    assert raw[:2] == [f"endpoint\t{fake.endpoint}", "role\tprimary"]
     assert raw[-2:] == ["hold\tflush 2", "warning\tthe disk is 91 % full"]
 
 

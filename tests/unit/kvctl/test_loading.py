@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from kvclient import Durability, InvalidRequestError
 from kvclient.bulk import FrameAnswer, PutFailure, PutFrame
-from kvctl import loading, records
+from kvctl import loading
 from kvctl.failures import CtlError
-from kvctl.loading import Account, Lines
+from kvctl.files import InputFile
+from kvctl.loading import Account, LeftOut, Lines
+from kvctl.reading import RecordSource
 
 FRAMES = 6
 PUTS = 3
@@ -68,10 +70,14 @@ def test_the_log_of_acknowledged_keys_leaves_failures_out(tmp_path: Path) -> Non
     assert [json.loads(line) for line in noted] == [{"key": "k1", "revision": 100}, {"key": "k3", "revision": 101}]
 
 
-def frames_of(path: Path, skip: int = 0) -> list[PutFrame[Lines]]:
-    source = records.InputFile(str(path))
+def encode(key: bytes, value: bytes) -> bytes:
+    return json.dumps({"key": key.decode(), "value": value.decode()}).encode() + b"\n"
+
+
+def frames_of(path: Path, skip: int = 0, left_out: LeftOut | None = None) -> list[PutFrame[Lines]]:
+    source = InputFile(str(path))
     try:
-        return list(loading.frames(source, skip))
+        return list(loading.frames(RecordSource(source), skip, left_out))
     finally:
         source.close()
 
@@ -81,7 +87,7 @@ def test_frames_end_at_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(loading, "MAX_FRAME_BYTES", 100)
     path = tmp_path / "in"
     values = ["v"] * 9 + ["v" * 60] * 3 + ["v" * 500] + ["v"]
-    path.write_bytes(b"".join(records.encode(b"k", value.encode()) for value in values))
+    path.write_bytes(b"".join(encode(b"k", value.encode()) for value in values))
     made = frames_of(path)
     assert [len(frame.keys) for frame in made] == [4, 4, 2, 1, 1, 1, 1]
     assert [frame.tag.last for frame in made] == [4, 8, 10, 11, 12, 13, 14]
@@ -92,14 +98,46 @@ def test_frames_end_at_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_blank_lines_belong_to_the_frame_before_them(tmp_path: Path) -> None:
     path = tmp_path / "in"
-    path.write_bytes(records.encode(b"a", b"") + b"\n \n" + records.encode(b"b", b"") + b"\n\n")
+    path.write_bytes(encode(b"a", b"") + b"\n \n" + encode(b"b", b"") + b"\n\n")
     (frame,) = frames_of(path)
     assert (frame.keys, frame.tag) == ([b"a", b"b"], Lines([1, 4], 6))
 
 
 def test_lines_left_out_are_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "in"
-    path.write_bytes(b"nonsense\n" + records.encode(b"a", b""))
+    path.write_bytes(b"nonsense\n" + encode(b"a", b""))
     with pytest.raises(CtlError, match="line 1"):
         frames_of(path)
     assert [frame.keys for frame in frames_of(path, skip=1)] == [[b"a"]]
+
+
+def test_what_stands_before_a_fault_is_sent_and_nothing_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(encode(b"a", b"") + b"nonsense\n" + encode(b"b", b"") + encode(b"", b""))
+    source = InputFile(str(path))
+    made = loading.frames(RecordSource(source), 0, None)
+    assert next(made).keys == [b"a"]
+    with pytest.raises(CtlError, match="line 2: not JSON") as caught:
+        next(made)
+    source.close()
+    assert (caught.value.exit_code, caught.value.fields) == (1, {"line": 2})
+
+
+def test_faults_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "NAMED_FAULTS", 1)
+    path = tmp_path / "in"
+    path.write_bytes(encode(b"a", b"") + b"nonsense\n" + encode(b"b", b"") + encode(b"", b""))
+    left_out = LeftOut()
+    (frame,) = frames_of(path, left_out=left_out)
+    assert (frame.keys, frame.tag) == ([b"a", b"b"], Lines([1, 3], 4))
+    assert (left_out.records, [fault.number for fault in left_out.named]) == (2, [2])
+
+
+def test_what_a_server_always_refuses_is_left_out_too() -> None:
+    account = Account(skip=0, left_out=LeftOut())
+    account.take(answer(1, failed=1))
+    assert account.left_out is not None
+    assert (account.failure, account.through_line, account.records) == (None, PUTS, PUTS - 1)
+    assert [(fault.number, fault.code) for fault in account.left_out.named] == [(2, "EMPTY_KEY")]
+    account.take(answer(2, 0, rejected=True))
+    assert account.failure is not None, "a whole frame is not one record's fault"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from kvproto.v1 import errors_pb2
 from support.fake_server import FakeServer
 
 PYTHON = [sys.executable, "-m", "kvctl"]
+OFTEN = 20
+"""More often than a client sends again what was refused."""
 
 
 def test_settings_before_behind_and_from_the_environment(
@@ -58,7 +61,8 @@ def test_no_answer_in_time_ends_with_3(kvctl: Any, fake: FakeServer) -> None:
 
 @pytest.mark.parametrize("code", [name for name in errors_pb2.ErrorCode.keys() if errors_pb2.ErrorCode.Value(name)])  # noqa: SIM118
 def test_every_code_has_its_exit_code(kvctl: Any, fake: FakeServer, code: str) -> None:
-    fake.refuse_next("Put", code, "the message", "the hint", mod_revision="5")
+    for _ in range(OFTEN):
+        fake.refuse_next("Put", code, "the message", "the hint", mod_revision="5")
     refused = kvctl("put", "k", "v", "-o", "json")
     assert refused.exit_code == {"CONDITION_FAILED": 7, "DEADLINE": 3}.get(code, 4)
     assert (refused.error["code"], refused.error["message"], refused.error["hint"]) == (code, "the message", "the hint")
@@ -128,8 +132,6 @@ def _commands() -> list[tuple[str, click.Command]]:
     found: list[tuple[str, click.Command]] = []
     context = click.Context(cli)
     for name in COMMANDS:
-        if name == "wal":
-            continue
         command = cli.get_command(context, name)
         assert command is not None
         found.append((name, command))
@@ -142,9 +144,11 @@ def test_every_help_has_examples_and_short_lines(offline: Any) -> None:
     for name, command in _commands():
         shown = offline(*name.split(), "-h")
         assert shown.exit_code == 0
-        if not isinstance(command, click.Group):
-            assert f"Examples:\n    kvctl {name}" in shown.out.decode() or "Examples:" in shown.out.decode(), name
-            assert "-o, --output" in shown.out.decode()
+        told = shown.out.decode()
+        assert re.search(rf"  Examples:\n(    .*\n)*    .*kvctl {name.split()[0]}\b", told), name
+        assert "..." not in told.partition("Commands:")[2], "a summary is cut"
+        if not isinstance(command, click.Group) and name != "completion":
+            assert "-o, --output" in told
         assert max(map(len, shown.out.decode().splitlines())) <= 100
 
 
@@ -159,18 +163,6 @@ def test_version(offline: Any) -> None:
     shown = offline("--version")
     assert shown.exit_code == 0
     assert shown.out.startswith(b"kvctl ")
-
-
-def test_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys\nfrom kvctl.main import run\n"
-        "for line in (['--help'], ['put', '--help'], ['import', '--help'], ['namespace', '--help']):\n"
-        "    assert run(line) == 0\n"
-        "heavy = {'grpc', 'rich', 'zstandard', 'google.protobuf', 'kvclient', 'kvserver', 'asyncio'} & set(sys.modules)\n"
-        "sys.exit(repr(heavy) if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_trouble(fake: FakeServer, fill: Any) -> None:

@@ -1,29 +1,37 @@
-"""Records as lines: parsing, cutting, compression, and files that appear whole or not at all."""
+"""Records as lines: parsing, writing, cutting, and what is wrong with a line named by its number."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvclient import Entry
 from kvctl import records
+from kvctl.bytes_form import HEX, TEXT, BytesForm
 from kvctl.failures import CtlError
 
 
-@given(st.binary(), st.binary())
-def test_a_record_survives_any_bytes(key: bytes, value: bytes) -> None:
-    line = records.encode(key, value)
+def written(key: bytes, value: bytes, form: BytesForm = TEXT, *, with_revisions: bool = False) -> bytes:
+    lines: list[bytes] = []
+    writer = records.LineWriter(lines.append, form, with_revisions=with_revisions)
+    writer.add(Entry(key, value, 2, 3, 4))
+    writer.finish()
+    return b"".join(lines)
+
+
+@given(st.binary(), st.binary(), st.sampled_from([TEXT, HEX]), st.booleans())
+def test_a_record_survives_any_bytes(key: bytes, value: bytes, form: BytesForm, with_revisions: bool) -> None:
+    line = written(key, value, form, with_revisions=with_revisions)
     assert line.count(b"\n") == 1
     assert records.parse(line) == (key, value)
 
 
 def test_text_stays_readable() -> None:
-    assert records.encode("ä".encode(), b'{"a": 1}') == '{"key": "ä", "value": "{\\"a\\": 1}"}\n'.encode()
+    assert written("ä".encode(), b'{"a": 1}') == '{"key": "ä", "value": "{\\"a\\": 1}"}\n'.encode()
+    assert written(b"k", b"v", HEX) == b'{"key_hex": "6b", "value_hex": "76"}\n'
+    expected = b'{"key": "k", "value": "v", "create_revision": 2, "mod_revision": 3, "version": 4}\n'
+    assert written(b"k", b"v", with_revisions=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -33,17 +41,21 @@ def test_text_stays_readable() -> None:
         (b"hello", "not JSON"),
         (b'{"key": "a", "value": "b"} {}', "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"key": "a", "value": ' + b"1" * 10_000 + b"}", "not JSON that can be read"),
         (b"\xff", "not UTF-8"),
         (b"[]", "not a JSON object"),
-        (b'{"key": "a"}', '"value" or "value_b64"'),
-        (b'{"value": "a"}', '"key" or "key_b64"'),
+        (b'{"key": "a"}', '"value" or "value_b64" or "value_hex"'),
+        (b'{"value": "a"}', '"key" or "key_b64" or "key_hex"'),
         (b'{"key": "a", "key_b64": "YQ==", "value": "b"}', '"key" or "key_b64"'),
+        (b'{"key": "a", "key_hex": "61", "value": "b"}', '"key" or "key_b64"'),
         (b'{"key": 1, "value": "b"}', '"key" must be a string'),
         (b'{"key": "a", "value": {"b": 1}}', '"value" must be a string'),
         (b'{"key": "a", "value_b64": 7}', '"value_b64" must be a string'),
         (b'{"key": "a", "value_b64": "***"}', "not base64"),
         (b'{"key": "a", "value_b64": "YQ"}', "not base64"),
         ('{"key": "a", "value_b64": "ä"}'.encode(), "not base64"),
+        (b'{"key": "a", "value_hex": "6"}', "hexadecimal digits"),
+        (b'{"key": "a", "value_hex": "xx"}', "hexadecimal digits"),
         (rb'{"key": "\ud800", "value": "b"}', "surrogate"),
     ],
 )
@@ -73,71 +85,11 @@ def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         list(records.split_lines(iter([b"a\n", b"b" * 6, b"b" * 6])))
 
 
-def content(path: Path) -> bytes:
-    source = records.InputFile(str(path))
-    try:
-        return b"".join(source.chunks())
-    finally:
-        source.close()
-
-
-def test_input_plain_compressed_and_in_several_frames(tmp_path: Path) -> None:
-    data = os.urandom(300_000)
-    path = tmp_path / "in"
-    for stored in (
-        data,
-        zstandard.compress(data),
-        zstandard.compress(data[:1000]) + zstandard.compress(b"") + zstandard.compress(data[1000:]),
-    ):
-        path.write_bytes(stored)
-        assert content(path) == data
-    for short in (b"", b"{", b"ab\n"):
-        path.write_bytes(short)
-        assert content(path) == short
-
-
-@pytest.mark.parametrize("cut", [1, 5, 100, 1000])
-def test_cut_compressed_input_is_an_error(tmp_path: Path, cut: int) -> None:
-    path = tmp_path / "in.zst"
-    path.write_bytes(zstandard.compress(os.urandom(5_000))[:-cut])
-    with pytest.raises(CtlError, match="it is not whole"):
-        content(path)
-
-
-def test_damaged_compressed_input_is_an_error(tmp_path: Path) -> None:
-    compressor = zstandard.ZstdCompressor(write_checksum=True)
-    stored = bytearray(compressor.compress(b"hello " * 1000))
-    stored[-1] ^= 1
-    path = tmp_path / "in.zst"
-    for bad in (bytes(stored), zstandard.compress(b"x") + b"garbage"):
-        path.write_bytes(bad)
-        with pytest.raises(CtlError, match="damaged zstd data"):
-            content(path)
-    path.write_bytes(b"not compressed\n")
-    with pytest.raises(CtlError, match="not compressed with zstd"):
-        content(path)
-
-
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.zst"])
-def test_output_appears_whole(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(b"before")
-    with records.OutputFile(str(path)) as sink:
-        for number in range(1000):
-            sink.write(records.encode(b"%d" % number, b"v"))
-        assert path.read_bytes() == b"before"
-    assert [json.loads(line)["key"] for line in content(path).splitlines()] == [str(number) for number in range(1000)]
-    assert [entry.name for entry in tmp_path.iterdir()] == [name]
-    if name.endswith(".zst"):
-        assert zstandard.get_frame_parameters(path.read_bytes()).has_checksum
-
-
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.zst"])
-def test_output_that_fails_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(b"before")
-    with pytest.raises(RuntimeError), records.OutputFile(str(path)) as sink:
-        sink.write(b"part\n")
-        raise RuntimeError
-    assert path.read_bytes() == b"before"
-    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+def test_batches_name_faults_by_their_lines() -> None:
+    lines = [written(b"a", b"1"), b"\n", b"nonsense\n", written(b"b", b"2"), written(b"", b"3"), written(b"c", b"4")]
+    (batch,) = records.read_lines(iter([b"".join(lines)]), skip=0)
+    assert (batch.numbers, batch.keys, batch.values, batch.last) == ([1, 4, 6], [b"a", b"b", b"c"], [b"1", b"2", b"4"], 6)
+    assert [(fault.number, fault.records, fault.code) for fault in batch.faults] == [(3, 1, "BAD_INPUT"), (5, 1, "EMPTY_KEY")]
+    assert batch.before(3).keys == [b"a"]
+    (batch,) = records.read_lines(iter([b"".join(lines)]), skip=3)
+    assert (batch.numbers, [fault.number for fault in batch.faults]) == ([4, 6], [5])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -43,7 +42,6 @@ def test_import_and_export(kvctl: Any, fake: FakeServer, hundred: Path, tmp_path
     assert told.exit_code == 0
     assert told.out.startswith(b"imported 100 records (1.3 KiB) in ")
     assert told.out.endswith(b"/s, revisions 2 to 101\n")
-    assert len(fake.requests) == 2, "a frame of what was read, and one of the last line, which has no end"
     for name in ("out.jsonl", "out.jsonl.zst"):
         out = tmp_path / name
         assert kvctl("export", str(out), "-o", "json").json["exported"] == 100
@@ -65,6 +63,9 @@ def test_import_as_json(kvctl: Any, hundred: Path) -> None:
         "bytes": 1293,
         "first_revision": 2,
         "last_revision": 101,
+        "left_out": 0,
+        "faults": [],
+        "format": "lines",
     }
 
 
@@ -133,7 +134,7 @@ def test_a_refused_line_is_named(kvctl: Any, fake: FakeServer, hundred: Path) ->
     error, hint = told.err.splitlines()
     assert error.startswith("error: line 33: no room; ")
     assert error.endswith("all up to line 32 [MEMORY_FULL]")
-    assert hint == f"hint: go on with: kvctl import {hundred} --skip 32"
+    assert hint == f"hint: go on with: kvctl -E {fake.endpoint} import {hundred} --skip 32"
     fake.pipeline_failures.clear()
     assert kvctl("import", str(hundred), "--skip", "32").exit_code == 0
     assert len(fake.store.rows) == 100
@@ -165,7 +166,7 @@ def test_a_broken_connection_says_what_was_kept_and_how_to_go_on(
     error, hint = told.err.splitlines()
     assert "may or may not have been kept" in error
     assert error.endswith("; 60 records acknowledged, all up to line 61 [OUTCOME_UNKNOWN]")
-    assert hint.endswith(f"; go on with: kvctl import {hundred} --skip 61")
+    assert hint.endswith(f"; go on with: kvctl -E {fake.endpoint} import {hundred} --skip 61")
     noted = [json.loads(row) for row in acked.read_text().splitlines()]
     assert [row["key"] for row in noted] == [f"k{n:04}" for n in range(1, 62) if n != 51]
     assert [row["revision"] for row in noted] == list(range(2, 62))
@@ -222,25 +223,3 @@ def test_interrupting_an_import_says_what_was_kept(fake: FakeServer) -> None:
     assert told.endswith("error: interrupted [INTERRUPTED]\n")
     assert "Traceback" not in told
     assert "Fatal" not in told
-
-
-def test_the_bar_shows_on_a_terminal_only(fake: FakeServer, tmp_path: Path) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_text("\n".join(line(n) for n in range(20_000)))
-    command = [*PYTHON, "-E", fake.endpoint, "import", str(path)]
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 4096)
-            except OSError:
-                break
-        assert process.wait(60) == 0
-    os.close(ours)
-    assert b"importing" in shown
-    assert b"records," in shown
-    quiet = subprocess.run(command, capture_output=True, check=True)
-    assert quiet.stderr == b""
-    assert quiet.stdout.startswith(b"imported 20,000 records")

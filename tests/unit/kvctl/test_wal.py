@@ -150,3 +150,26 @@ def test_a_folder_without_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert code == 1
     assert "NOT_A_DATA_DIR" in err
     assert "hint:" in err
+
+
+def test_raw_forms(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ctl(capsys, "list", str(data_dir), "-o", "raw")
+    assert [line.split("\t")[:5] for line in out.splitlines()] == [
+        ["00000001-0000000000000002.wal", "sealed", "1", "2", "53"],
+        ["00000002-0000000000000036.wal", "sealed", "2", "54", "53"],
+    ]
+    _, out, _ = ctl(capsys, "dump", str(data_dir), "-o", "raw", "--hex", "--from-revision", "53")
+    delete, put = (line.split("\t") for line in out.splitlines())
+    assert (delete[0], delete[2:]) == ("53", ["delete", "1", b"first".hex()])
+    assert (put[0], put[2:]) == ("53", ["put", "1", b"second".hex(), b"2".hex()])
+    _, out, _ = ctl(capsys, "verify", str(data_dir), "-o", "raw")
+    fields = dict(line.split("\t") for line in out.splitlines())
+    assert (fields["sound"], fields["revision"], fields["commits"]) == ("True", "53", "52")
+
+
+def test_digits(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ctl(capsys, "dump", str(data_dir), "--limit", "1", "--hex", "-o", "json")
+    (effect,) = json.loads(out)["effects"]
+    assert (effect["key_hex"], effect["value_hex"]) == (b"first".hex(), "ff00")
+    _, out, _ = ctl(capsys, "dump", str(data_dir), "--limit", "1", "--hex")
+    assert out.split()[-1] == b"first".hex()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import grpc
 
@@ -46,8 +46,10 @@ def repeated(frames: list[kv_pb2.PipelineRequest], seconds: float) -> MakeFrame:
     return lambda: next(walk) if time.perf_counter() < until else None
 
 
-def _check(frame: kv_pb2.PipelineRequest, answer: kv_pb2.PipelineResponse) -> int:
+def _check(frame: kv_pb2.PipelineRequest, answer: object) -> int:
     """Return the operations of a frame. Raises SystemExit unless all of them were carried out."""
+    if not isinstance(answer, kv_pb2.PipelineResponse):
+        raise SystemExit("the server ended the stream before every frame was answered")
     operations = len(frame.puts.keys) or len(frame.gets.keys)
     missing = frame.HasField("gets") and not all(answer.gets.mod_revisions)
     if answer.failures or missing or (frame.HasField("puts") and answer.commits != operations):
@@ -110,8 +112,7 @@ def _pipeline(channel: grpc.aio.Channel) -> grpc.aio.StreamStreamCall[kv_pb2.Pip
         request_serializer=kv_pb2.PipelineRequest.SerializeToString,
         response_deserializer=kv_pb2.PipelineResponse.FromString,
     )
-    call: grpc.aio.StreamStreamCall[kv_pb2.PipelineRequest, kv_pb2.PipelineResponse] = method()
-    return call
+    return cast("grpc.aio.StreamStreamCall[kv_pb2.PipelineRequest, kv_pb2.PipelineResponse]", method())
 
 
 def run_closed(address: str, make: MakeFrame, in_flight: int, on_answer: OnAnswer = lambda operations: None) -> list[Done]:

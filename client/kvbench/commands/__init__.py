@@ -1,0 +1,1 @@
+"""The commands of kvbench, one module each. They import what measures or plots only when they are called."""

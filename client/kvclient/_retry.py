@@ -1,0 +1,56 @@
+"""What is sent again without the caller's doing, and after which pause."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+from kvclient import _errors as errors
+
+REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "NOT_SERVING"})
+"""Codes by which a server promises that nothing was carried out, for a reason that passes by itself."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a call is sent at most, and the pauses between.
+
+    Sent again is only what cannot happen twice: a read, or what a server refused before anything of it was carried out. A
+    write whose outcome is unknown never is. Pauses double from ``first_pause_s`` to ``max_pause_s``, each shortened at
+    random by up to half, so that callers who were refused together do not come back together. ``Retry(attempts=1)`` sends
+    everything once. All of it happens within the call's own ``timeout_s``.
+    """
+
+    attempts: int = 5
+    first_pause_s: float = 0.02
+    max_pause_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {self.attempts}")
+        if not 0 < self.first_pause_s <= self.max_pause_s:
+            raise ValueError("pauses must be above 0, and the first one not longer than the longest")
+
+    def may_repeat(self, error: errors.KvClientError, attempt: int) -> bool:
+        """Return whether an operation that a server refused so, at its n-th attempt, is sent again."""
+        return error.code in REFUSALS and error.from_server and attempt < self.attempts
+
+    def pause_s(self, attempt: int) -> float:
+        """Return how long to wait behind the n-th attempt, in seconds."""
+        longest: float = min(self.max_pause_s, self.first_pause_s * 2.0 ** (attempt - 1))
+        return longest * random.uniform(0.5, 1.0)
+
+    def next_pause_s(self, error: errors.KvClientError, attempt: int, left_s: float, *, writes: bool) -> float | None:
+        """Return how long to wait before a call is sent again; None where it is not, or where no time is left for it.
+
+        A read whose connection broke is sent again at the next connection.
+        """
+        broken_read = not writes and isinstance(error, errors.Unavailable) and not error.from_server
+        if not broken_read and not self.may_repeat(error, attempt):
+            return None
+        pause_s = self.pause_s(attempt)
+        return pause_s if attempt < self.attempts and pause_s < left_s else None
+
+
+DEFAULT_RETRY = Retry()
+"""What clients do unless they are told otherwise."""

@@ -1,0 +1,150 @@
+"""The contract of ``-o json``: one scenario on a new store, and each answer as docs/kvctl.md has it, kept in ``golden/``.
+
+A file holds what one command printed, with figures that differ from run to run replaced by their kind. A test fails when a
+name, a kind or a fixed value changes. Where that is meant, the files are written anew by a run of tests/unit/kvctl and
+tests/integration/test_kvctl.py with ``GOLDEN=write`` in the environment, and looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent / "golden"
+WRITES = os.environ.get("GOLDEN") == "write"
+
+VOLATILE = {
+    *("cluster_id", "chain", "epoch_nonce", "node", "endpoint", "server_version", "seconds", "uptime_ms", "time_ms"),
+    *("memory_bytes", "wal_segments", "wal_bytes", "table_files", "table_bytes", "level0_files"),
+    *("pending_compaction_bytes", "flushes", "flushed_revision", "format_version", "keys", "size_bytes"),
+    *("message", "hint", "details", "target_dir", "file", "warnings", "holds", "segment", "bytes", "groups"),
+    *("data_dir", "counts", "findings", "in_use", "verdict", "segments"),
+}
+"""Fields of which only the kind is kept: they differ between runs, machines or stores, or are for people."""
+
+
+class Step(NamedTuple):
+    """One command of the scenario; without a name it only prepares."""
+
+    name: str
+    arguments: str
+    """Words, with ``{folder}`` and ``{nobody}`` for a folder and for an endpoint at which nothing listens."""
+    exit_code: int = 0
+
+
+SCENARIO = [
+    Step("put", "put greeting hello"),
+    Step("put_hex", "put --hex 00ff 6869"),
+    Step("put_condition_failed", "put greeting again --if-absent", 7),
+    Step("get", "get greeting"),
+    Step("get_prefix", "get g --prefix"),
+    Step("get_hex", "get --hex 00ff"),
+    Step("get_absent", "get absent", 6),
+    Step("import", "import {folder}/records.jsonl"),
+    Step("import_dry_run", "import {folder}/records.jsonl --dry-run"),
+    Step("import_stopped", "import {folder}/broken.jsonl", 1),
+    Step("import_left_out", "import {folder}/broken.jsonl --on-error skip", 1),
+    Step("write", "write {folder}/batch.jsonl"),
+    Step("write_dry_run", "write {folder}/batch.jsonl --dry-run"),
+    Step("write_bad_line", "write {folder}/broken.jsonl", 1),
+    Step("write_condition_failed", "write {folder}/batch.jsonl", 7),
+    Step("scan", "scan --limit 3"),
+    Step("scan_keys_only", "scan r --keys-only"),
+    Step("scan_count", "scan --count-only"),
+    Step("history", "history a"),
+    Step("", "del a"),
+    Step("history_deleted", "history a --limit 1"),
+    Step("export_lines", "export {folder}/out.jsonl"),
+    Step("export_binary", "export {folder}/out.kvd --with-revisions"),
+    Step("export_records", "export - --with-revisions --prefix greeting"),
+    Step("import_binary_dry_run", "import {folder}/out.kvd --dry-run"),
+    Step("import_cut", "import {folder}/cut.kvd", 1),
+    Step("del_dry_run", "del --prefix r --dry-run"),
+    Step("del", "del --prefix r"),
+    Step("sync", "sync"),
+    Step("status", "status"),
+    Step("status_of_two", "-E {nobody},{endpoint} status", 3),
+    Step("flush", "flush"),
+    Step("checkpoint", "checkpoint {folder}/copy"),
+    Step("namespace_create", "namespace create team/a"),
+    Step("namespace_list", "namespace list"),
+    Step("namespace_drop_dry_run", "namespace drop team/a --dry-run"),
+    Step("namespace_drop_not_confirmed", "namespace drop team/a", 1),
+    Step("namespace_drop", "namespace drop team/a --yes"),
+    Step("unknown_namespace", "-n team/a get k", 4),
+    Step("compact_dry_run", "compact --keep 5 --dry-run"),
+    Step("compact", "compact --keep 5 --yes"),
+    Step("compacted", "get greeting --revision 2", 4),
+    Step("usage", "get", 2),
+    Step("unreachable", "-E {nobody} get k", 3),
+]
+
+OFFLINE = [
+    Step("wal_list", "wal list {data}"),
+    Step("wal_dump", "wal dump {data} --limit 2"),
+    Step("wal_verify", "wal verify {data}"),
+    Step("doctor", "doctor --data-dir {data}"),
+]
+"""What needs a data folder and no server."""
+
+
+def prepare(folder: Path) -> None:
+    """Write the files that the scenario loads."""
+    (folder / "records.jsonl").write_text('{"key": "r1", "value": "1"}\n\n{"key_b64": "cjI=", "value_hex": "ff"}\n')
+    (folder / "broken.jsonl").write_text('{"key": "b1", "value": "1"}\nnonsense\n{"key": "", "value": "1"}\n')
+    batch = [
+        {"op": "put", "key": "a", "value": "1", "if_absent": True},
+        {"op": "delete_prefix", "prefix": "b"},
+    ]
+    (folder / "batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in batch))
+    (folder / "cut.kvd").write_bytes(b"\x89KVD\r\n")
+
+
+def differs(step: Step, exit_code: int, out: bytes, err: str) -> str:
+    """Compare what a step printed with its golden file, or write the file; return what it printed if that is another thing."""
+    text = document(step, exit_code, out, err)
+    path = FOLDER / f"{step.name}.json"
+    if WRITES:
+        path.write_text(text)
+    return "" if path.exists() and path.read_text() == text else f"{path.name}: {text}"
+
+
+def document(step: Step, exit_code: int, out: bytes, err: str) -> str:
+    """Return the text that the golden file of a step holds."""
+    told = {
+        "command": f"kvctl {step.arguments} -o json",
+        "exit_code": exit_code,
+        "stdout": [normalised(json.loads(line)) for line in out.splitlines()],
+        "stderr": [normalised(json.loads(line)) for line in err.splitlines()],
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def normalised(value: Any, name: str = "") -> Any:
+    """Return a value of JSON in which what is volatile is replaced by its kind."""
+    if name in VOLATILE:
+        return kind_of(value)
+    if isinstance(value, dict):
+        return {field: normalised(inner, field) for field, inner in value.items()}
+    if isinstance(value, list):
+        return [normalised(inner) for inner in value]
+    return value
+
+
+def kind_of(value: Any) -> Any:
+    """Return the kind of a value: of a list that of its first item, of an object those of its fields."""
+    match value:
+        case bool():
+            return "<true or false>"
+        case int() | float():
+            return "<number>"
+        case str():
+            return "<text>"
+        case list():
+            return ["<text>"] if not value or isinstance(value[0], str) else [kind_of(value[0]), "..."]
+        case dict():
+            return {field: kind_of(inner) for field, inner in value.items()}
+        case _:
+            return value
