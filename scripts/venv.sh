@@ -89,7 +89,7 @@ newest() {
     create_venv "$1"
     # shellcheck disable=SC2046 # one argument for each tool
     install "$1" $(grep -E "^($TEST_TOOLS)==" requirements.lock)
-    install_project "$1" '[server]' --upgrade --upgrade-strategy eager
+    install_project "$1" '[bench]' --upgrade --upgrade-strategy eager
 }
 
 lock() {

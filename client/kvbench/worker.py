@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import os
 import resource
 import signal
 import time
@@ -52,13 +53,25 @@ def main(pipe: Connection, options: RunOptions, process: int, progress: Progress
     """Run a client process until the coordinator closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the coordinator ends its processes
     try:
-        _work(pipe, options, process, lambda operations: progress.__setitem__(process, operations))
+        _work(pipe, options, process, _telling(progress, process))
     except (EOFError, BrokenPipeError):
         return  # the coordinator has ended, and nobody waits for the result
     except BaseExceptionGroup as group:
         _tell(pipe, _first(group))
     except Exception as error:
         _tell(pipe, error)
+
+
+def _telling(progress: Progress, process: int) -> Callable[[int], None]:
+    """Return what is told the number of operations; it ends this process when the coordinator was killed."""
+    coordinator = os.getppid()
+
+    def tell(operations: int) -> None:
+        if os.getppid() != coordinator:
+            os._exit(1)
+        progress[process] = operations
+
+    return tell
 
 
 def _work(pipe: Connection, options: RunOptions, process: int, on_progress: Callable[[int], None]) -> None:

@@ -38,7 +38,10 @@ class ScanCursor:
         columns = chunk.columns
         if columns.keys:
             figures = (columns.create_revisions, columns.mod_revisions, columns.versions)
-            entries = list(map(Entry._make, zip(columns.keys, columns.values, *figures, strict=True)))
+            try:
+                entries = list(map(Entry._make, zip(columns.keys, columns.values, *figures, strict=True)))
+            except ValueError as error:
+                raise ServerError("UNEXPECTED_STATUS", "the columns of a scan do not fit each other") from error
         else:  # a server that does not know columns
             entries = [Entry(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version) for kv in chunk.kvs]
         if entries:

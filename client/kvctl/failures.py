@@ -23,6 +23,9 @@ EXIT_NOT_FOUND = 6
 EXIT_CONDITION = 7
 EXIT_INTERRUPTED = 130
 
+STANDARD_OUTPUT = "standard output"
+"""What errors call it."""
+
 
 class CtlError(Exception):
     """An error that ends a command: a stable code, a message, a hint (may be empty) and the exit code.
@@ -72,6 +75,13 @@ def _compacted(error: Compacted, fields: dict[str, Any]) -> CtlError:
     return CtlError(error.code, error.message, error.hint or hint, EXIT_REFUSED, **fields)
 
 
+def name_file(error: OSError, name: str) -> OSError:
+    """Return an error that says which file it is about: one from a write to an open file does not."""
+    if error.filename is None:
+        error.filename = name
+    return error
+
+
 def exit_code_of(error: Exception) -> int:
     """Return the exit code for an error of the SDK."""
     import kvclient
@@ -90,11 +100,11 @@ def exit_code_of(error: Exception) -> int:
 def report(error: CtlError, *, as_json: bool) -> int:
     """Tell an error on standard error and return its exit code."""
     if as_json:
-        _write_line(json.dumps(error.document()))
+        tell(json.dumps(error.document()))
     else:
-        _write_line(f"error: {_one_line(error.message)} [{error.code}]")
+        tell(f"error: {_one_line(error.message)} [{error.code}]")
         if error.hint:
-            _write_line(f"hint: {_one_line(error.hint)}")
+            tell(f"hint: {_one_line(error.hint)}")
     return error.exit_code
 
 
@@ -105,14 +115,14 @@ def warn(code: str, message: str, meant: str = "", *, as_json: bool) -> None:
     """
     hint = f"did you mean {meant}?" if meant else ""
     if as_json:
-        _write_line(json.dumps({"warning": code, "message": message, "hint": hint}))
+        tell(json.dumps({"warning": code, "message": message, "hint": hint}))
         return
-    _write_line(f"warning: {_one_line(message)} [{code}]")
+    tell(f"warning: {_one_line(message)} [{code}]")
     if hint:
-        _write_line(f"hint: {_one_line(hint)}")
+        tell(f"hint: {_one_line(hint)}")
 
 
-def _write_line(text: str) -> None:
+def tell(text: str) -> None:
     """Write a line to standard error; where that is closed or full, the exit code has to say it all."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kvctl import output
-from kvctl.failures import CtlError
+from kvctl.failures import STANDARD_OUTPUT, CtlError, name_file
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -125,6 +126,7 @@ class OutputFile:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = STANDARD_OUTPUT if name == "-" else name
         self._path = None if name == "-" else Path(os.path.realpath(name))
         self._packed = name.endswith(".zst")
         self._temporary: Path | None = None
@@ -150,8 +152,11 @@ class OutputFile:
         return self
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._sink.write(data)
+        """Append bytes. Raises OSError that names the file."""
+        try:
+            self._sink.write(data)
+        except OSError as error:
+            raise name_file(error, self._name) from None
         self.written += len(data)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
@@ -160,8 +165,11 @@ class OutputFile:
         try:
             if kind is None:
                 self._complete(self._path)
+        except OSError as caught:
+            raise name_file(caught, self._name) from None
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what it still held could not be written, and that is known
+                self._file.close()
             if self._temporary is not None:
                 self._temporary.unlink(missing_ok=True)
 

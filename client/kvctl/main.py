@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from kvctl.failures import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CtlError, as_ctl_error, report
+from kvctl.failures import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    STANDARD_OUTPUT,
+    CtlError,
+    as_ctl_error,
+    name_file,
+    report,
+)
 from kvctl.settings import Settings, group_options
 
 if TYPE_CHECKING:
@@ -176,9 +186,12 @@ def _asks_for_json(words: list[str]) -> bool:
 
 
 def _flush() -> None:
-    """Let what was printed go out."""
+    """Let what was printed go out. Raises OSError that names standard output."""
     if sys.stdout is not None:
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            raise name_file(error, STANDARD_OUTPUT) from None
 
 
 def _flushed(exit_code: int) -> int:

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kvctl.bytes_form import BytesForm
-from kvctl.failures import CtlError
+from kvctl.failures import STANDARD_OUTPUT, CtlError, name_file
 
 if TYPE_CHECKING:
     from kvclient import Entry
@@ -26,13 +26,21 @@ _GAP = "  "
 def standard_output() -> BinaryIO:
     """Return standard output, for bytes; raise CtlError where whoever started kvctl has closed it."""
     if sys.stdout is None:
-        raise CtlError("FILE_ERROR", "standard output is closed")
+        raise CtlError("FILE_ERROR", f"{STANDARD_OUTPUT} is closed")
     return sys.stdout.buffer
 
 
+def on_terminal() -> bool:
+    """Return whether standard output is a terminal, with somebody before it."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def write_bytes(data: bytes) -> None:
-    """Write bytes to standard output as they are."""
-    standard_output().write(data)
+    """Write bytes to standard output as they are. Raises OSError that names it."""
+    try:
+        standard_output().write(data)
+    except OSError as error:
+        raise name_file(error, STANDARD_OUTPUT) from None
 
 
 def write_line(text: str) -> None:
@@ -104,7 +112,7 @@ def write_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def _room() -> int | None:
     """Return the columns of the terminal that standard output is; None where it is none."""
-    if not sys.stdout.isatty():
+    if not on_terminal():
         return None
     import shutil
 

@@ -36,7 +36,7 @@ class PipelineSession:
         self._answers = convert.Answers(database)
         self._namespaces = convert.Namespaces(database)
         self._last: Ticket[Any] | None = None
-        """The newest submission of this stream that may stand in line; reads behind it must, too."""
+        """The newest submission of this stream, which may stand in line; reads behind it must, too. None: it only reads."""
 
     def handle(self, frame: kv_pb2.PipelineRequest) -> PendingFrame | Awaitable[PendingFrame]:
         """Carry a frame out. Never raises KvError: refusals are answers too."""
@@ -167,8 +167,13 @@ class PipelineSession:
         keys, places, failed = _split_keys(keys)
         if not keys:
             return PendingFrame((), partial(_columns, context, Found([], 0), places, asked, failed))
+        if self._last is None:  # a stream that only reads: what is visible is all that it may ask for, and never has to wait
+            revision = self._database.marks.visible
+            ticket: Ticket[Any] = self._database.read(namespace, keys, revision)
+            ticket.convert_with(lambda versions: Found(versions, revision))
+            return PendingFrame((ticket,), partial(self._gets_answer, context, ticket, places, asked, failed))
         request = ReadRun(namespace, keys)
-        if self._last is not None and self._last.waiting:
+        if self._last.waiting:
             ticket = self._last = self._database.submit(request, as_it_is)
         else:  # the line of the others' writes is none of its business
             ticket = self._database.pipeline.read_now(request, as_it_is)

@@ -189,6 +189,16 @@ def test_a_client_process_that_dies_is_told(server: Process) -> None:
     assert "[CLIENT_PROCESS_ENDED]" in told
 
 
+def test_a_kvbench_that_is_killed_takes_its_processes_along(server: Process) -> None:
+    command = [*KVBENCH, "run", "--workload", "put", "--duration", "1m", "--clients", "2", "-E", server.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as bench:
+        with kvclient.Client(server.address) as kv:
+            _until_it_writes(kv)
+        assert _children(bench.pid)
+        bench.kill()
+        bench.communicate(timeout=30)  # ends when nobody holds its output any more
+
+
 def _children(pid: int) -> list[int]:
     """Return the client processes that a kvbench has started, by their command line."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

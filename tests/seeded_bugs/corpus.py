@@ -29,6 +29,8 @@ VIEW = ("tests/unit/storage/test_view.py",)
 FLUSH_FAILURE = ("tests/unit/engine/test_flush_failure.py",)
 UPKEEP = ("tests/unit/engine/test_upkeep.py",)
 CHECKPOINT = ("tests/unit/engine/test_checkpoint.py",)
+JOINER = ("tests/unit/kvclient/test_joiner.py", "tests/unit/kvclient/test_joiner_machine.py")
+FRAMES = ("tests/unit/kvclient/test_frames.py",)
 
 SYNC_OF_THE_LAST_GROUP = (
     "        self._file.datasync()\n        frame, chain = self._build(kind, count, payload, time_ms)\n        failpoints"
@@ -344,5 +346,45 @@ CORPUS = (
         (("    copied = origin.position.epoch.number if origin is not None else 0\n", "    copied = 0\n"),),
         CHECKPOINT,
         "a session of one store is taken for one of the other",
+    ),
+    SeededBug(
+        "write_of_a_lost_stream_is_sent_again",
+        "client/kvclient/_joiner.py",
+        (("if (frame.reads or not carried_out) and", "if"),),
+        JOINER,
+        "a write that is on disk already is carried out a second time, over what others wrote in between",
+    ),
+    SeededBug(
+        "write_under_way_is_called_not_written",
+        "client/kvclient/_joiner.py",
+        (("            _expire(frame, now, under_way)\n", "            _expire(frame, now, in_line)\n"),),
+        JOINER,
+        "a caller repeats, or gives up, what is on disk",
+    ),
+    SeededBug(
+        "answers_are_matched_by_their_order",
+        "client/kvclient/_joiner.py",
+        (
+            (
+                "frame = self._under_way.pop(answer.frame_id, None)",
+                "frame = self._under_way.pop(next(iter(self._under_way), 0), None)",
+            ),
+        ),
+        JOINER,
+        "the server answers out of order, and each caller gets another one's outcome",
+    ),
+    SeededBug(
+        "revisions_are_given_to_failed_puts_too",
+        "client/kvclient/_frames.py",
+        (("            places = [place for place in places if place not in failures]\n", "            pass\n"),),
+        FRAMES,
+        "behind a put that failed every caller gets the revision of another's commit",
+    ),
+    SeededBug(
+        "unfit_answer_is_called_an_error_of_the_server",
+        "client/kvclient/_joiner.py",
+        (("if reads else errors.outcome_unknown(error.message)", "if True else errors.outcome_unknown(error.message)"),),
+        JOINER,
+        "a write that may be on disk counts as failed",
     ),
 )

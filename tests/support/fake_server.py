@@ -43,6 +43,8 @@ class FakeServer:
         self.reached: int = LOCAL
         self.scan_stalls_after: int | None = None
         self.scan_is_cut = False
+        self.scan_in_columns = True
+        """As a server does that knows them; false: one message a key, as an older one."""
         self.pipeline_breaks_after: int | None = None
         self.pipeline_failures: dict[bytes, FakeError] = {}
         self.pipeline_mute = False
@@ -240,7 +242,11 @@ class _KV(kv_pb2_grpc.KVServicer):
         self.fake.leave("Scan")
         sent = [] if request.count_only else found
         for place in range(0, len(sent), self.fake.chunk_keys):
-            yield kv_pb2.ScanResponse(header=self.fake.header(at), kvs=sent[place : place + self.fake.chunk_keys])
+            part = sent[place : place + self.fake.chunk_keys]
+            if request.columnar and self.fake.scan_in_columns:
+                yield kv_pb2.ScanResponse(header=self.fake.header(at), columns=columns_of(part))
+            else:
+                yield kv_pb2.ScanResponse(header=self.fake.header(at), kvs=part)
             if place // self.fake.chunk_keys + 1 == self.fake.scan_stalls_after:
                 gone.wait(30)
                 return
@@ -268,3 +274,14 @@ class _KV(kv_pb2_grpc.KVServicer):
         self, request_iterator: Iterator[kv_pb2.PipelineRequest], context: grpc.ServicerContext
     ) -> Iterator[kv_pb2.PipelineResponse]:
         return FakePipeline(self.fake, request_iterator, context).answers()
+
+
+def columns_of(kvs: list[kv_pb2.KeyValue]) -> kv_pb2.VersionColumns:
+    """Return versions as columns."""
+    return kv_pb2.VersionColumns(
+        keys=[kv.key for kv in kvs],
+        values=[kv.value for kv in kvs],
+        create_revisions=[kv.create_revision for kv in kvs],
+        mod_revisions=[kv.mod_revision for kv in kvs],
+        versions=[kv.version for kv in kvs],
+    )

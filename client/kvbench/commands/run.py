@@ -48,7 +48,7 @@ from kvctl.failures import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE
     show_default=True,
     metavar="HOST:PORT",
     envvar=["KVBENCH_ENDPOINT", "KVCTL_ENDPOINT"],
-    help="Where the node listens.",
+    help="Where the node listens; several with commas between.",
 )
 @click.option(
     "-n",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,7 @@ def export(
     """
     begins_with = None if prefix is None else settings.form.parse(prefix, "--prefix")
     chosen = form or ("binary" if file.endswith((_BINARY_SUFFIX, f"{_BINARY_SUFFIX}.zst")) else "lines")
-    if chosen == "binary" and file == "-" and sys.stdout.isatty():
+    if chosen == "binary" and file == "-" and output.on_terminal():
         raise click.UsageError("the binary form is nothing for a terminal: name a FILE, or pass it on with '|'")
     began = time.monotonic()
     count = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from contextlib import ExitStack
 from io import FileIO
@@ -14,7 +13,7 @@ import click
 
 from kvctl import loading, output
 from kvctl.command import Command
-from kvctl.failures import CtlError, as_ctl_error
+from kvctl.failures import CtlError, as_ctl_error, tell
 from kvctl.files import InputFile
 from kvctl.progress import ProgressBar
 from kvctl.reading import RecordSource
@@ -112,7 +111,7 @@ class _Load:
         try:
             self._load(acked_log)
         except KeyboardInterrupt:
-            sys.stderr.write(f"\n{self._kept()}\n")
+            tell(f"\n{self._kept()}")
             raise
         except Exception as error:
             raise self._explained(error) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -161,5 +160,5 @@ def _tell(settings: Settings, entry: Entry) -> None:
         )
     else:
         # Digits are text, and text ends with a newline; a value is bytes, and nothing may be added to those.
-        newline = settings.hex or sys.stdout.isatty()
+        newline = settings.hex or output.on_terminal()
         output.write_bytes(form.raw(entry.value) + (b"\n" if newline else b""))

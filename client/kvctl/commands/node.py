@@ -67,7 +67,7 @@ def status(settings: Settings, watch: bool, interval: float) -> int:
         return _show(settings, _ask_all(settings))
     while True:
         found = _ask_all(settings)
-        if sys.stdout.isatty():
+        if output.on_terminal():
             output.write_bytes(_CLEAR_SCREEN.encode())
         _show(settings, found, watching=True)
         sys.stdout.flush()

@@ -1,6 +1,6 @@
 """``kvctl wal``: looks at a log on disk. Needs no server, changes nothing, and is safe beside a running one.
 
-The only file of kvctl that uses the server's code, and so the ``[server]`` extra.
+Like ``kvctl doctor`` it uses the server's code, and so needs the ``[server]`` extra.
 """
 
 from __future__ import annotations

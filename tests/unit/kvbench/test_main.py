@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvbench.commands import run
 from kvbench.main import cli
 from unit.kvbench.made import Outcome
 
@@ -101,3 +102,16 @@ def test_without_its_extra_it_names_the_command_that_installs_it(tmp_path: Path)
     assert done.stderr == (
         "error: kvbench needs numpy, which is not installed [NOT_INSTALLED]\nhint: pip install 'kvserver[bench]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("operations", "errors", "exit_code"),
+    [
+        (1, {"UNAVAILABLE": 9}, 0),
+        (0, {"UNAVAILABLE": 9, "OUTCOME_UNKNOWN": 1, "DEADLINE": 1}, 3),
+        (0, {"DISK_FULL": 9}, 4),
+        (0, {"UNAVAILABLE": 9, "DISK_FULL": 1}, 4),
+    ],
+)
+def test_a_run_in_which_nothing_succeeded_ends_as_kvctl_would(operations: int, errors: dict[str, int], exit_code: int) -> None:
+    assert run._exit_code({"operations": operations, "errors": errors}) == exit_code

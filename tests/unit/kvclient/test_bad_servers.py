@@ -101,7 +101,7 @@ async def test_a_server_that_ends_every_stream_at_once(connect: Any) -> None:
         with pytest.raises(OutcomeUnknown):
             await kv.put(b"k", b"v")
         # grpc.aio calls it INTERNAL where the stream's end and a request cross on the way.
-        with pytest.raises((Unavailable, ServerError), match="ended the stream|Internal error from Core"):
+        with pytest.raises((Unavailable, ServerError), match=r"ended the stream|Internal error from Core"):
             await kv.get(b"k")
 
 
@@ -150,7 +150,7 @@ async def test_an_answer_that_comes_twice_ends_the_stream_and_tells_nobody_again
     fake.pipeline_answers = None
     (second,) = await outcomes([kv.put(b"k", b"v2")])  # may have been sent before the second answer arrived
     assert isinstance(second, OutcomeUnknown) or second.revision == 3
-    assert (await kv.put(b"k", b"v3")).revision == 4
+    assert (await kv.put(b"k", b"v3")).revision in (3, 4)
     assert (await kv.get(b"k")).value == b"v3"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kvclient import AsyncClient, Client, ServerError, Timeout
 from kvclient._scan import ScanCursor, prefix_end
 from kvproto.v1 import kv_pb2
-from support.fake_server import FakeServer
+from support.fake_server import FakeServer, columns_of
 
 KEYS = [b"k%02d" % number for number in range(12)]
 
@@ -89,6 +89,25 @@ def test_a_cut_scan_does_not_pass_for_a_whole_one() -> None:
     cursor.take(kv_pb2.ScanResponse(header=kv_pb2.ResponseHeader(revision=3), kvs=[kv_pb2.KeyValue(key=b"a")]))
     with pytest.raises(ServerError, match="before its last chunk"):
         cursor.check_ended()
+
+
+async def test_entries_are_the_same_in_columns_and_one_by_one(kv: Any, fake: FakeServer) -> None:
+    for number in range(7):
+        await kv.put(b"k%d" % (number % 5), b"v%d" % number)
+    in_columns = await kv.entries()
+    assert fake.last("Scan").columnar
+    fake.scan_in_columns = False
+    assert await kv.entries() == in_columns, "from a server that does not know columns"
+    assert in_columns[0] == (b"k0", b"v5", 2, 7, 2)
+
+
+@pytest.mark.parametrize("column", ["keys", "values", "create_revisions", "mod_revisions", "versions"])
+def test_columns_of_unequal_length_are_the_servers_fault(column: str) -> None:
+    kvs = [kv_pb2.KeyValue(key=b"a", value=b"v", create_revision=1, mod_revision=2, version=1)] * 2
+    chunk = kv_pb2.ScanResponse(columns=columns_of(kvs))
+    getattr(chunk.columns, column).pop()
+    with pytest.raises(ServerError, match="do not fit"):
+        ScanCursor(kv_pb2.ScanRequest()).take(chunk)
 
 
 async def test_a_stream_without_its_last_chunk_is_an_error(kv: Any, fake: FakeServer) -> None:

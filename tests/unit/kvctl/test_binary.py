@@ -50,7 +50,7 @@ def read(data: bytes, skip: int = 0, step: int = 1 << 20) -> tuple[list[tuple[by
     return pairs, faults
 
 
-def heads(data: bytes) -> list[int]:
+def heads(data: bytes | bytearray) -> list[int]:
     """Return where the heads of the blocks begin, the last one's included."""
     place = 16 + struct.unpack_from("<I", data, 12)[0] + 4
     found = []
@@ -153,6 +153,10 @@ def test_nothing_may_follow_the_last_block(more: bytes) -> None:
     for step in (7, 1 << 20):
         with pytest.raises(CtlError, match="something stands behind its last block"):
             read(written(PAIRS) + more, step=step)
+    reader = BinaryReader(iter([written(PAIRS), b"", more]), "the file")
+    reader.read_head()
+    with pytest.raises(CtlError, match="something stands behind its last block"):
+        list(reader.batches(0))
 
 
 @pytest.mark.parametrize(("version", "flags"), [(2, 0), (0, 0), (1, 2)])
@@ -198,3 +202,10 @@ def test_records_beyond_the_limits_are_named() -> None:
     got, faults = read(written(pairs))
     assert got == [pairs[0], pairs[3]]
     assert [(fault.number, fault.code) for fault in faults] == [(2, "EMPTY_KEY"), (3, "KEY_TOO_LARGE")]
+
+
+def test_what_is_skipped_is_not_looked_at() -> None:
+    data = bytearray(written(PAIRS))
+    data[heads(data)[0] + HEAD_BYTES] ^= 1
+    assert read(bytes(data), skip=10) == (PAIRS[10:], [])
+    assert [fault.number for fault in read(bytes(data), skip=9)[1]] == [1]

@@ -94,3 +94,14 @@ def test_everything_is_deleted_only_where_it_is_meant(
     assert "Delete 5 keys (all there are in the namespace)?" in asked.err
     assert kvctl("scan", "--count-only", "-o", "raw").out == b"5\n"
     assert kvctl("del", *target, "--yes").out == b"deleted 5 keys\n"
+
+
+@pytest.mark.usefixtures("full")
+def test_keys_of_a_namespace_are_counted(kvctl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalogue's figure is that of the last flush, and may be another one."""
+    import kvclient
+
+    rows = [kvclient.Namespace("", 1, 1, 0, 0), kvclient.Namespace("team", 2, 7, 99, 999)]
+    monkeypatch.setattr(kvclient.Client, "list_namespaces", lambda self: rows)
+    told = kvctl("namespace", "drop", "team", "--dry-run", "-o", "json").json
+    assert (told["keys"], told["would_delete"]) == (99, 2)

@@ -75,4 +75,4 @@ def test_a_full_disk_is_an_error(fake: FakeServer, fill: Any, name: str) -> None
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert done.stderr == b"error: No space left on device [FILE_ERROR]\n"
+    assert done.stderr == b"error: standard output: No space left on device [FILE_ERROR]\n"

@@ -188,3 +188,29 @@ def test_control_c_ends_with_130(fake: FakeServer) -> None:
     release.set()
     assert process.returncode == 130
     assert json.loads(err.splitlines()[-1])["code"] == "INTERRUPTED"
+
+
+def in_a_shell(fake: FakeServer, line: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    """Run kvctl with some of its standard files closed or full."""
+    command = f"{sys.executable} -m kvctl -E {fake.endpoint} {line} {redirection}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("line", ["status", "scan", "export", "get k", "export - --format binary"])
+def test_output_that_nobody_can_take_is_an_error_that_says_so(fake: FakeServer, fill: Any, line: str) -> None:
+    fill({b"k": b"v"})
+    closed = in_a_shell(fake, line, ">&-")
+    assert (closed.returncode, closed.stderr) == (1, "error: standard output is closed [FILE_ERROR]\n")
+    full = in_a_shell(fake, line, "> /dev/full")
+    assert (full.returncode, full.stderr) == (1, "error: standard output: No space left on device [FILE_ERROR]\n")
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"])
+def test_an_error_that_nobody_reads_keeps_its_exit_code(fake: FakeServer, redirection: str) -> None:
+    assert in_a_shell(fake, "get absent", redirection).returncode == 6
+    assert in_a_shell(fake, "get", redirection).returncode == 2
+
+
+def test_a_write_whose_output_cannot_be_taken_was_made(fake: FakeServer) -> None:
+    assert in_a_shell(fake, "put k v", "> /dev/full").returncode == 1
+    assert ("", b"k") in fake.store.rows

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kvctl import progress
 from support.fake_server import FakeServer
 
 PYTHON = [sys.executable, "-m", "kvctl"]
@@ -83,7 +84,7 @@ def test_output_in_a_pipe_stays_clean_below_a_bar(fake: FakeServer, many: Path) 
     assert len([json.loads(line) for line in out.splitlines()]) == 20_000
 
 
-def test_what_takes_long_shows_a_sign_of_life(fake: FakeServer, many: Path) -> None:
+def test_what_takes_long_shows_a_sign_of_life(fake: FakeServer) -> None:
     release = fake.hold("Flush")
     shown, out = on_a_terminal([*PYTHON, "-E", fake.endpoint, "flush"], until=b"flushing", release=release)
     assert release.is_set()
@@ -91,6 +92,10 @@ def test_what_takes_long_shows_a_sign_of_life(fake: FakeServer, many: Path) -> N
     assert out == b"everything up to revision 1 is in tables\n"
 
 
-def test_what_does_not_take_long_shows_nothing(fake: FakeServer) -> None:
-    shown, _ = on_a_terminal([*PYTHON, "-E", fake.endpoint, "flush"])
-    assert shown == b""
+def test_what_does_not_take_long_shows_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "shows_progress", lambda: True)
+    monkeypatch.setattr(progress, "_SPINNER_DELAY_S", 3600.0)
+    with progress.Spinner("flushing"):
+        assert [thread.name for thread in threading.enumerate() if thread.name == "kvctl-spinner"]
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "kvctl-spinner"]
+    assert capsys.readouterr().err == ""
