@@ -191,6 +191,21 @@ async def test_each_caller_waits_for_a_server_as_long_as_it_said(connect: Any, d
         await asyncio.to_thread(late.stop)
 
 
+async def test_who_waits_for_a_server_that_went_away_learns_that_there_is_none(connect: Any) -> None:
+    """Not that there was no room: that is what one hears whose server is there and late."""
+    gone = FakeServer()
+    gone.start()
+    kv = connect(gone.endpoint, wait_for_ready=True)
+    await kv.put(b"k", b"v")
+    await kv.get(b"k")
+    await asyncio.to_thread(gone.stop)
+    for call in (kv.get(b"k", timeout_s=0.3), kv.put(b"k", b"v", timeout_s=0.3)):
+        (outcome,) = await outcomes([call])
+        assert isinstance(outcome, Unavailable | OutcomeUnknown)
+    with pytest.raises(Unavailable, match="cannot connect"):
+        await kv.put(b"k", b"v", timeout_s=0.3)
+
+
 async def test_waiting_for_one_of_several(connect: Any, fake: FakeServer, dead: str) -> None:
     kv = connect([dead, fake.endpoint], timeout_s=1.0, wait_for_ready=True)
     assert (await kv.put(b"k", b"v")).revision == 2

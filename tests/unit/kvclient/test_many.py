@@ -242,12 +242,27 @@ async def test_bytes_outstanding_are_bounded_too(kv: Any, fake: FakeServer, monk
 
 
 @pytest.mark.parametrize("call", ["put_many", "get_many"])
-async def test_an_error_of_the_source_is_the_callers_and_the_client_goes_on(kv: Any, fake: FakeServer, call: str) -> None:
+async def test_an_error_of_the_source_is_the_callers_and_what_was_begun_is_carried_out_first(
+    kv: Any, fake: FakeServer, call: str
+) -> None:
     source = Source(100, then=RuntimeError("line 101"))
-    with pytest.raises(RuntimeError, match="line 101"):
+    fake.pipeline_failures[b"k7"] = FakeError("DISK_FULL", "no room")
+    with pytest.raises(RuntimeError, match="line 101") as caught:
         await (kv.put_many(source) if call == "put_many" else kv.get_many(source.keys()))
+    if call == "put_many":
+        assert len(fake.store.rows) == 99
+        assert caught.value.__notes__ == ["99 puts were carried out before, 1 failed"]
     assert (await kv.put(b"k", b"v")).revision >= 2
     assert (await kv.get(b"k")).value == b"v"
+
+
+async def test_what_fits_no_message_fails_at_its_place(kv: Any, fake: FakeServer) -> None:
+    with pytest.raises(ManyFailed) as caught:
+        await kv.put_many([*pairs(5), (b"large", bytes(5_000_000)), *pairs(3)])
+    assert {place: failure.code for place, failure in caught.value.failures.items()} == {5: "COMMIT_TOO_LARGE"}
+    assert (caught.value.done, len(fake.store.rows)) == (5, 5)
+    with pytest.raises(InvalidRequestError, match="COMMIT_TOO_LARGE"):
+        await kv.get_many([b"k", bytes(5_000_000)])
 
 
 async def test_what_is_no_pair_or_no_bytes_is_the_callers_error_too(kv: Any) -> None:
