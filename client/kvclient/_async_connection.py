@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -14,47 +15,31 @@ import grpc.aio
 
 from kvclient import _calls as calls
 from kvclient import _errors as errors
-from kvclient._channel import CHANNEL_OPTIONS, HEALTH_METHOD, checked_timeout_s, grpc_timeout_s
-from kvclient._endpoints import Endpoints
+from kvclient._channel import CHANNEL_OPTIONS, HEALTH_METHOD, grpc_timeout_s
+from kvclient._link import Connected, Link
 from kvclient._retry import Retry
 from kvclient._scan import ScanCursor
-from kvclient._session import SessionTracker
 from kvclient._types import Entry, SessionToken
 from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 
 
-class AsyncConnection:
+class AsyncConnection(Link):
     """Speaks to one of the endpoints, and goes on to the next when it is gone. Belongs to one event loop."""
 
     def __init__(
         self, endpoints: str | Sequence[str], timeout_s: float, wait_for_ready: bool, session: SessionToken, retry: Retry
     ) -> None:
-        self.endpoints = Endpoints(endpoints)
-        self.session = SessionTracker(session)
-        self.retry = retry
-        self.closed = False
-        self._timeout_s = checked_timeout_s(timeout_s)
-        self.wait_for_ready = wait_for_ready
+        super().__init__(endpoints, timeout_s, wait_for_ready, session, retry)
         self._connecting = asyncio.Lock()
-        self._ready = False
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._stubs: dict[str, Any] = {}
-
-    def limit_s(self, timeout_s: float | None) -> float:
-        """Return how long a call may take."""
-        return self._timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
 
     async def close(self) -> None:
         """End all connections; calls under way end with an error."""
         self.closed = True
         for channel in self._channels.values():
             await channel.close()
-
-    def stub(self, service: str) -> Any:
-        """Return the calls of a service at the node connected to; only behind ``connect``."""
-        return self._stubs[service]
 
     async def run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
         """Send a unary call and read its answer, again where that is safe; a cancelled task cancels it and stays cancelled."""
@@ -66,22 +51,22 @@ class AsyncConnection:
                 return await self._send(call, deadline)
             except errors.KvClientError as error:
                 pause_s = self.retry.next_pause_s(error, attempt, deadline - time.monotonic(), writes=call.writes)
-                if pause_s is None:
+                if pause_s is None or self.closed:
                     raise
             await asyncio.sleep(pause_s)
             attempt += 1
 
     async def _send(self, call: calls.Call[ResultT], deadline: float) -> ResultT:
-        with self.failures(writes=call.writes):
-            send = getattr(self._stubs[call.service], call.method)
+        endpoint, stubs = self.connected
+        with self.failures(endpoint, writes=call.writes):
+            send = getattr(stubs[call.service], call.method)
             answer = await send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
         self.session.observe(answer.header)
         return call.parse(answer)
 
     @contextlib.contextmanager
-    def failures(self, *, writes: bool) -> Any:
+    def failures(self, endpoint: str, *, writes: bool) -> Iterator[None]:
         """Turn what gRPC raises within the block into the client's own errors."""
-        endpoint = self.endpoints.current
         try:
             yield
         except grpc.RpcError as failure:
@@ -91,20 +76,7 @@ class AsyncConnection:
                 raise errors.cut_off(endpoint, writes=writes) from cancelled
             raise
         except grpc.aio.UsageError as error:  # the channel was closed between the check and the call; nothing was sent
-            raise errors.ClientClosed() from error
-
-    def error_of(self, failure: grpc.RpcError, endpoint: str, *, writes: bool) -> errors.KvClientError:
-        """Return what a failed call means; the next one looks for a connection before it sends, if this one is gone."""
-        error = errors.from_rpc(failure, writes=writes, endpoint=endpoint)
-        if not error.from_server or error.code == "NOT_SERVING":
-            self.leave(endpoint)
-        return error
-
-    def leave(self, endpoint: str) -> None:
-        """Have the next call look for a connection first, at the next endpoint."""
-        if self._ready and endpoint == self.endpoints.current:
-            self._ready = False
-            self.endpoints.turn()
+            raise self._never_sent(endpoint) from error
 
     async def connect(self, deadline: float) -> None:
         """Return when there is a connection; raise Unavailable where there is none, which proves that nothing was sent.
@@ -130,16 +102,19 @@ class AsyncConnection:
             self._connecting.release()
 
     async def _try_all(self, deadline: float) -> None:
-        for left in range(len(self.endpoints), 0, -1):
+        """Find an endpoint that gives a sign of life; with ``wait_for_ready`` until the deadline."""
+        for tried in itertools.count(1):
             try:
-                await self._probe(min(deadline, time.monotonic() + (deadline - time.monotonic()) / left))
+                await self._probe(self._probe_options(deadline))
                 return
             except errors.Unavailable:
                 self.endpoints.turn()
-                if left == 1:
+                pause_s = 0.0 if tried < len(self.endpoints) else self._next_round_s(tried, deadline)
+                if pause_s is None or self.closed:
                     raise
+            await asyncio.sleep(min(pause_s, max(deadline - time.monotonic(), 0.0)))
 
-    async def _probe(self, deadline: float) -> None:
+    async def _probe(self, options: dict[str, Any]) -> None:
         if self.closed:
             raise errors.ClientClosed()
         endpoint = self.endpoints.current
@@ -147,23 +122,26 @@ class AsyncConnection:
         if channel is None:  # made here, not in the constructor: it belongs to the running event loop
             channel = grpc.aio.insecure_channel(self.endpoints.current_target, options=CHANNEL_OPTIONS)
             self._channels[endpoint] = channel
-        timeout = grpc_timeout_s(deadline - time.monotonic())
         health: Any = channel.unary_unary(HEALTH_METHOD)
         try:
-            await health(b"", timeout=timeout, wait_for_ready=self.wait_for_ready)
+            await health(b"", **options)
         except grpc.RpcError as failure:
-            try:
-                errors.check_probe(failure, endpoint)
-            except errors.Unavailable:  # a channel that failed once waits for seconds before it tries again; a new one does not
-                await self._channels.pop(endpoint).close()
-                raise
+            if failure.code() is grpc.StatusCode.UNAVAILABLE and self._channels.pop(endpoint, None) is not None:
+                # A channel that failed once waits for seconds before it tries again; a new one does not.
+                await channel.close()
+            errors.check_probe(failure, endpoint)
         except asyncio.CancelledError as cancelled:
             if self.cancelled_by_close():
                 raise errors.ClientClosed() from cancelled
             raise
         except grpc.aio.UsageError as error:
-            raise errors.ClientClosed() from error
-        self._stubs = {"KV": kv_pb2_grpc.KVStub(channel), "Admin": admin_pb2_grpc.AdminStub(channel)}
+            raise self._never_sent(endpoint) from error
+        stubs = {"KV": kv_pb2_grpc.KVStub(channel), "Admin": admin_pb2_grpc.AdminStub(channel)}
+        self.connected = Connected(endpoint, stubs)
+
+    def _never_sent(self, endpoint: str) -> errors.KvClientError:
+        """Return the error of a call on a channel that was closed before: by ``close``, or by another call that found it dead."""
+        return errors.ClientClosed() if self.closed else errors.unreachable(endpoint, "UNAVAILABLE", "the connection was closed")
 
     def cancelled_by_close(self) -> bool:
         """Tell a call that ended with its client from a task that was cancelled; gRPC raises the same for both."""
@@ -172,14 +150,16 @@ class AsyncConnection:
 
     async def scan(self, cursor: ScanCursor, limit_s: float) -> AsyncGenerator[Entry, None]:
         """Bring the entries of a scan; the call under way is cancelled however the iteration ends."""
+        attempt = 1
         while not cursor.finished:
             deadline = time.monotonic() + limit_s
             await self.connect(deadline)
+            endpoint, stubs = self.connected
             call = None
             try:
-                with self.failures(writes=False):
+                with self.failures(endpoint, writes=False):
                     timeout = grpc_timeout_s(deadline - time.monotonic())
-                    call = self._stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
+                    call = stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
                     async for chunk in call:
                         self.session.observe(chunk.header)
                         for entry in cursor.take(chunk):
@@ -187,7 +167,12 @@ class AsyncConnection:
                     cursor.check_ended()
             except errors.KvClientError as error:
                 if not cursor.resume_after(error):
-                    raise
+                    pause_s = self.retry.next_pause_s(error, attempt, deadline - time.monotonic(), writes=False)
+                    if pause_s is None or self.closed:
+                        raise
+                    attempt += 1
+                    cursor.resume()
+                    await asyncio.sleep(pause_s)
             finally:
                 if call is not None:  # an abandoned call is never collected: without this it would stay open
                     call.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -94,8 +93,7 @@ class AsyncStream:
             self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait((self._task,))
         endpoint = self._connection.endpoints.current
         self._joiner.lost(lambda writes: errors.cut_off(endpoint, writes=writes), math.inf, closing=True)
         self._joiner.fail_line(errors.ClientClosed)
@@ -124,18 +122,25 @@ class AsyncStream:
                 await self._work.wait()
             try:
                 await self._connection.connect(self._joiner.last_deadline())
-            except errors.KvClientError as error:
-                if not self._connection.wait_for_ready or isinstance(error, errors.ClientClosed):
-                    self._joiner.fail_line(partial(errors.again, error))
-                self._on_timer()  # those who waited for a node until now
+            except Exception as error:
+                self._not_connected(error)
                 continue
             await self._serve()
+
+    def _not_connected(self, error: Exception) -> None:
+        """Tell those in line that no node is there, or only those who have waited for one until now."""
+        if not isinstance(error, errors.KvClientError):
+            error = errors.client_fault(error)
+        if not self._connection.wait_for_ready or not isinstance(error, errors.Unavailable):
+            self._joiner.fail_line(partial(errors.again, error))
+        self._on_timer()
 
     async def _serve(self) -> None:
         """Send and receive over one stream until it ends."""
         assert self._loop is not None
-        connection, endpoint = self._connection, self._connection.endpoints.current
-        call = connection.stub("KV").Pipeline()
+        connection = self._connection
+        endpoint, stubs = connection.connected
+        call = stubs["KV"].Pipeline()
         self._connected = True
         sending = self._loop.create_task(self._send(call))
         try:

@@ -65,7 +65,7 @@ def flush() -> Call[types.FlushResult]:
 
 def checkpoint(target_dir: str) -> Call[types.CheckpointResult]:
     """Make the call that copies the store into a folder of the node; it changes nothing in the store itself."""
-    request = admin_pb2.CheckpointRequest(target_dir=_text("target_dir", target_dir))
+    request = admin_pb2.CheckpointRequest(target_dir=checked_text("target_dir", target_dir))
     return Call("Admin", "Checkpoint", request, _checkpoint_result, writes=False)
 
 
@@ -77,12 +77,14 @@ def compact(revision: int) -> Call[types.CompactResult]:
 
 def drop_namespace(name: str) -> Call[types.DropResult]:
     """Make the call that drops a namespace."""
-    return Call("Admin", "DropNamespace", admin_pb2.DropNamespaceRequest(name=_text("name", name)), _drop_result, writes=True)
+    return Call(
+        "Admin", "DropNamespace", admin_pb2.DropNamespaceRequest(name=checked_text("name", name)), _drop_result, writes=True
+    )
 
 
 def create_namespace(name: str) -> Call[types.Namespace]:
     """Make the call that creates a namespace."""
-    request = admin_pb2.CreateNamespaceRequest(name=_text("name", name))
+    request = admin_pb2.CreateNamespaceRequest(name=checked_text("name", name))
     return Call("Admin", "CreateNamespace", request, lambda answer: _namespace(answer.namespace), writes=True)
 
 
@@ -184,7 +186,7 @@ def _limit(limit: int | None) -> int:
     return limit
 
 
-def _text(name: str, value: str) -> str:
+def checked_text(name: str, value: str) -> str:
     """Return a text that a message can hold; raise InvalidRequestError for one that is no UTF-8, as a file's name may be."""
     try:
         value.encode()

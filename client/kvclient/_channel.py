@@ -65,6 +65,9 @@ def checked_timeout_s(timeout_s: float) -> float:
     return float(timeout_s)
 
 
+_MOST_S = 100_000_000.0
+
+
 def grpc_timeout_s(remaining_s: float) -> float | None:
-    """Return what gRPC is told: None for no limit, and never less than a millisecond."""
-    return None if math.isinf(remaining_s) else max(remaining_s, 0.001)
+    """Return what gRPC is told: None for no limit (or one beyond what it can count), and never less than a millisecond."""
+    return None if remaining_s > _MOST_S else max(remaining_s, 0.001)

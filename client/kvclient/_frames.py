@@ -113,6 +113,11 @@ class Frame:
         part.earliest = min(part.deadlines, default=math.inf)
         return part
 
+    def cut(self, count: int) -> None:
+        """Keep only so many operations."""
+        for column in (self.keys, self.values, self.waiters, self.deadlines):
+            del column[count:]
+
     def split(self, count: int) -> Frame:
         """Return a frame with the first so many operations, and keep the others.
 

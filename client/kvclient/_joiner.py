@@ -51,6 +51,9 @@ MAX_FRAME_OPERATIONS = 4_096
 MAX_FRAME_BYTES = 1024 * 1024
 """A frame is closed when it holds so much; one operation that is larger has a frame of its own."""
 
+MIN_ROOM_BYTES = 1024
+"""What a message needs beside its operations: id, namespace, lengths."""
+
 MIN_READS = 16
 """Reads in a frame are never fewer than this for want of room in the answer."""
 
@@ -98,6 +101,13 @@ class Joiner:
         if deadline < frame.earliest:
             frame.earliest = deadline
 
+    def repair(self, kind: Kind) -> None:
+        """Undo what is left of an ``add`` that an interrupt cut short: callers and operations would be off by one."""
+        frame = self._open[kind]
+        if frame is not None:
+            frame.cut(min(len(frame.keys), len(frame.values), len(frame.waiters), len(frame.deadlines)))
+        self._wake()
+
     def _begin(self, kind: Kind, size_bytes: int) -> Frame:
         """Open a frame and put it in line, where it is filled until its turn comes."""
         if size_bytes > MAX_REQUEST_BYTES - MIN_ROOM_BYTES:
@@ -121,7 +131,7 @@ class Joiner:
 
     def last_deadline(self) -> float:
         """Return when the last of those in line will have given up."""
-        return max((max(frame.deadlines) for frame in self._line), default=-math.inf)
+        return max((max(frame.deadlines, default=-math.inf) for frame in self._line), default=-math.inf)
 
     def next_frame(self) -> Frame | None:
         """Take the next frame, which counts as sent from now on; None if there is none, or too many are under way.
@@ -156,12 +166,13 @@ class Joiner:
             raise errors.ServerError("UNEXPECTED_STATUS", f"an answer to a frame that is not under way: {answer.frame_id}")
         try:
             failures = frame.settle(answer)
-        except errors.ServerError as unfit:
+            if failures:
+                self._settle_failures(frame, failures, now)
+        except Exception as error:  # nobody else knows of the frame any more: whoever is told nothing here waits for ever
+            unfit = error if isinstance(error, errors.ServerError) else errors.client_fault(error)
             frame.fail_all(partial(_of_unfit, unfit, frame.reads))
             return
-        if failures:
-            self._settle_failures(frame, failures, now)
-        elif frame.reads and self._max_reads < MAX_FRAME_OPERATIONS:
+        if not failures and frame.reads and self._max_reads < MAX_FRAME_OPERATIONS:
             self._max_reads = min(self._max_reads + MIN_READS, MAX_FRAME_OPERATIONS)
 
     def _settle_failures(self, frame: Frame, failures: dict[int, errors.KvClientError], now: float) -> None:
@@ -171,13 +182,13 @@ class Joiner:
         for place, error in failures.items():
             if frame.waiters[place].done():
                 continue
-            if error.code == "FRAME_TOO_LARGE" and len(frame.keys) > 1:
+            if error.code == "FRAME_TOO_LARGE" and frame.reads and len(frame.keys) > 1:
                 cut.append(place)
             elif self._retry.may_repeat(error, frame.attempt) and now + pause_s < frame.deadlines[place]:
                 again.append(place)
             else:
                 frame.waiters[place].set_exception(error)
-        if cut:  # their values had no room beside the others': these come next, and fewer at a time
+        if cut:  # their values had no room beside the others': they come again, fewer at a time
             half = len(frame.keys) // 2
             self._max_reads = max(MIN_READS, half)
             for start in range(0, len(cut), half):
@@ -230,12 +241,19 @@ class Joiner:
             self._wake()
         for frame in (*self._line, *(frame for _, _, frame in self._later)):
             _expire(frame, now, in_line)
+        self._drop_deserted()
         for frame in self._under_way.values():
             _expire(frame, now, under_way)
 
-
-MIN_ROOM_BYTES = 1024
-"""What a message needs beside its operations: id, namespace, lengths."""
+    def _drop_deserted(self) -> None:
+        """Let go of frames that nobody waits for any more: a node that does not answer must not fill the memory."""
+        deserted = [frame for frame in self._line if not frame.unanswered()]
+        if deserted:
+            self._line = deque(frame for frame in self._line if frame not in deserted)
+            self._open = [None if frame in deserted else frame for frame in self._open]
+        if any(not frame.unanswered() for _, _, frame in self._later):
+            self._later = [entry for entry in self._later if entry[2].unanswered()]
+            heapq.heapify(self._later)
 
 
 def _expire(frame: Frame, now: float, make_error: MakeErrorFor) -> None:

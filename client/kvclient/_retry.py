@@ -37,7 +37,7 @@ class Retry:
 
     def pause_s(self, attempt: int) -> float:
         """Return how long to wait behind the n-th attempt, in seconds."""
-        longest: float = min(self.max_pause_s, self.first_pause_s * 2.0 ** (attempt - 1))
+        longest: float = min(self.max_pause_s, self.first_pause_s * 2.0 ** min(attempt - 1, 64))
         return longest * random.uniform(0.5, 1.0)
 
     def next_pause_s(self, error: errors.KvClientError, attempt: int, left_s: float, *, writes: bool) -> float | None:

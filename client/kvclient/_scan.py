@@ -61,9 +61,13 @@ class ScanCursor:
         """Prepare to go on after a failed call; False if the error has to be raised instead."""
         if not isinstance(error, Timeout) or not self._brought_something:
             return False
+        self.resume()
+        return True
+
+    def resume(self) -> None:
+        """Prepare to go on behind the last key received."""
         if self._last_key is not None:
             self._skip_received(self._last_key)
-        return True
 
     def _skip_received(self, last_key: bytes) -> None:
         """Narrow the request to what lies behind the last key received."""

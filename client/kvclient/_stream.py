@@ -74,7 +74,9 @@ class Stream:
     def __init__(self, connection: Connection, namespace: str) -> None:
         self._connection = connection
         self._namespace = namespace
-        self._lock = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
+        """Only for waiting and waking: ``with`` takes the lock itself, which no interrupt can leave half taken."""
         self._joiner = Joiner(self._on_work, connection.retry)
         self._thread: threading.Thread | None = None
         self._call: Any = None
@@ -83,9 +85,9 @@ class Stream:
         """Carry out an operation, together with those of other threads; return its result or raise its error."""
         caller = BlockedCaller()
         deadline = time.monotonic() + limit_s
-        with self._lock:
-            self._add(operation, deadline, caller)
         try:
+            with self._mutex:
+                self._add(operation, deadline, caller)
             while not caller.wait(deadline - time.monotonic()):
                 self._expire()
         except BaseException:
@@ -111,7 +113,7 @@ class Stream:
                 except Exception as error:  # the caller's own; what was begun is carried out first
                     many.fault = error
                     break
-                with self._lock:
+                with self._mutex:
                     place = many.waiter(operation.size_bytes)
                     try:
                         self._add(operation, time.monotonic() + limit_s, place)
@@ -124,10 +126,10 @@ class Stream:
     def close(self) -> None:
         """End the stream; what was under way is unknown if it wrote, what stood in line was never sent."""
         endpoint = self._connection.endpoints.current
-        with self._lock:
+        with self._mutex:
             self._joiner.lost(lambda writes: errors.cut_off(endpoint, writes=writes), math.inf, closing=True)
             self._joiner.fail_line(errors.ClientClosed)
-            self._lock.notify_all()
+            self._changed.notify_all()
             call = self._call
         if call is not None:
             call.cancel()
@@ -135,24 +137,29 @@ class Stream:
     def _add(self, operation: Operation[Any], deadline: float, waiter: Waiter) -> None:
         if self._connection.closed:
             raise errors.ClientClosed()
-        self._joiner.add(operation.kind, operation.key, operation.value, operation.size_bytes, deadline, waiter)
+        try:
+            self._joiner.add(*operation, deadline, waiter)
+        except BaseException:
+            self._joiner.repair(operation.kind)
+            raise
 
     def _wait_for(self, condition: Any, room: threading.Event) -> None:
         while not condition():
             room.clear()
             if condition():
                 return
-            with self._lock:
+            with self._mutex:
                 due = self._joiner.next_due()
             if not room.wait(min(max(due - time.monotonic(), 0.0), threading.TIMEOUT_MAX)):
                 self._expire()
 
     def _on_work(self) -> None:
         """Called by the joiner, under the lock: something is to be sent, now or later."""
-        self._lock.notify_all()
+        self._changed.notify_all()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="kvclient-stream", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="kvclient-stream", daemon=True)
+            thread.start()
+            self._thread = thread
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -161,36 +168,45 @@ class Stream:
         connection = self._connection
         while self._wait_for_work():
             try:
-                with self._lock:
+                with self._mutex:
                     deadline = self._joiner.last_deadline()
                 connection.connect(deadline)
-            except errors.KvClientError as error:
-                with self._lock:
-                    if not connection.wait_for_ready or isinstance(error, errors.ClientClosed):
-                        self._joiner.fail_line(partial(errors.again, error))
-                    self._expire_locked()  # those who waited for a node until now
+            except Exception as error:
+                with self._mutex:
+                    self._not_connected(error)
                 continue
             self._serve()
 
+    def _not_connected(self, error: Exception) -> None:
+        """Tell those in line that no node is there, or only those who have waited for one until now."""
+        if not isinstance(error, errors.KvClientError):
+            error = errors.client_fault(error)
+        if not self._connection.wait_for_ready or not isinstance(error, errors.Unavailable):
+            self._joiner.fail_line(partial(errors.again, error))
+        self._expire_locked()
+
     def _wait_for_work(self, ended: threading.Event | None = None) -> bool:
         """Sleep until there is something to send; return False when there will be nothing any more."""
-        with self._lock:
+        with self._mutex:
             while not self._joiner.has_work:
                 if self._connection.closed or (ended is not None and ended.is_set()):
                     return False
                 due = self._joiner.next_due()
-                if not self._lock.wait(None if math.isinf(due) else min(max(due - time.monotonic(), 0), threading.TIMEOUT_MAX)):
+                if not self._changed.wait(
+                    None if math.isinf(due) else min(max(due - time.monotonic(), 0), threading.TIMEOUT_MAX)
+                ):
                     self._expire_locked()
             return True
 
     def _serve(self) -> None:
         """Send and receive over one stream until it ends."""
-        connection, endpoint = self._connection, self._connection.endpoints.current
+        connection = self._connection
+        endpoint, stubs = connection.connected
         ended = threading.Event()
         failure: grpc.RpcError | None = None
         error: errors.KvClientError
         try:
-            self._call = connection.stub("KV").Pipeline(self._requests(ended))
+            self._call = stubs["KV"].Pipeline(self._requests(ended))
             self._receive(self._call)
             error = errors.outcome_unknown("the server ended the stream")
         except grpc.RpcError as rpc_error:
@@ -200,9 +216,9 @@ class Stream:
         except Exception as fault:
             error = errors.ClientClosed() if connection.closed else errors.client_fault(fault)
         ended.set()
-        with self._lock:
+        with self._mutex:
             call, self._call = self._call, None
-            self._lock.notify_all()
+            self._changed.notify_all()
             make_error = partial(errors.of_lost_stream, failure, error, endpoint)
             self._joiner.lost(make_error, time.monotonic(), carried_out=error.code != "NOT_SERVING")
         if call is not None:
@@ -213,16 +229,16 @@ class Stream:
         for answer in call:
             if not answer.rejected:  # a refusal shows nothing; after HISTORY_LOST it would move the session on to what there is
                 session.observe(answer.header)
-            with self._lock:
+            with self._mutex:
                 joiner.settle(answer, time.monotonic())
                 if joiner.has_work:
-                    self._lock.notify_all()
+                    self._changed.notify_all()
 
     def _requests(self, ended: threading.Event) -> Iterator[kv_pb2.PipelineRequest]:
         """Make the stream's messages; runs in a thread of gRPC's."""
         session = self._connection.session
         while self._wait_for_work(ended):
-            with self._lock:
+            with self._mutex:
                 if ended.is_set():  # what were taken from now on would be under way on no stream
                     return
                 frame = self._joiner.next_frame()
@@ -232,7 +248,7 @@ class Stream:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _expire(self) -> None:
-        with self._lock:
+        with self._mutex:
             self._expire_locked()
 
     def _expire_locked(self) -> None:

@@ -70,7 +70,7 @@ class AsyncClient:
         session: SessionToken = NO_SESSION,
         retry: Retry = DEFAULT_RETRY,
     ) -> None:
-        self._namespace = namespace
+        self._namespace = calls.checked_text("namespace", namespace)
         self._connection = AsyncConnection(endpoints, timeout_s, wait_for_ready, session, retry)
         self._reads = AsyncStream(self._connection, namespace)
         self._writes = AsyncStream(self._connection, namespace)

@@ -104,9 +104,9 @@ class PutStream(Generic[TagT]):
     def __enter__(self) -> PutStream[TagT]:
         connection = self._connection
         connection.connect(time.monotonic() + connection.limit_s(None))
-        self._endpoint = connection.endpoints.current
-        with connection.failures(writes=True):
-            self._call = connection.stub("KV").Pipeline(self._requests())
+        self._endpoint, stubs = connection.connected
+        with connection.failures(self._endpoint, writes=True):
+            self._call = stubs["KV"].Pipeline(self._requests())
         threading.Thread(target=self._receive, name="kvclient-bulk-receive", daemon=True).start()
         return self
 
@@ -179,7 +179,8 @@ class PutStream(Generic[TagT]):
         frame = self._pending.pop(response.frame_id, None)
         if frame is None:
             raise errors.ServerError("UNEXPECTED_STATUS", f"an answer to a frame never sent: {response.frame_id}")
-        self._connection.session.observe(response.header)
+        if not response.rejected:  # a refusal shows nothing
+            self._connection.session.observe(response.header)
         self._slots.release()
         return FrameAnswer(
             number=response.frame_id,

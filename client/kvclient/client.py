@@ -70,7 +70,7 @@ class Client:
         session: SessionToken = NO_SESSION,
         retry: Retry = DEFAULT_RETRY,
     ) -> None:
-        self._namespace = namespace
+        self._namespace = calls.checked_text("namespace", namespace)
         self._connection = Connection(endpoints, timeout_s, wait_for_ready, session, retry)
         self._reads = Stream(self._connection, namespace)
         self._writes = Stream(self._connection, namespace)

@@ -201,9 +201,8 @@ class App:
         gc.disable()
         try:
             self._database = await asyncio.to_thread(self._open)
-            make_spares()
             gc.collect()  # takes tuples of plain values out of sight for good, and so the versions that will refer to them
-            gc.freeze()
+            make_spares(gc.freeze)
         finally:
             gc.enable()
         self._database.pipeline.on_failure = self._on_log_failure

@@ -16,9 +16,9 @@ one large merge would hold the loop (100,000 keys: 45 ms).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -45,13 +45,17 @@ SPARES = 64
 _spares: list[dict[bytes, Chain]] = []
 
 
-def make_spares() -> None:
-    """Make dicts for the memtables to come. To be called right before ``gc.freeze``, which takes them out of sight for good.
+def make_spares(freeze: Callable[[], object]) -> None:
+    """Make dicts for the memtables to come; ``freeze`` (``gc.freeze``) takes them out of the collector's sight for good.
 
     A full collection would walk every key of every memtable (27 ms at 500,000 keys) and find nothing: versions are tuples of
     plain values, which leave the collector's sight by themselves. A dict that was emptied is used again.
     """
-    _spares.extend({} for _ in range(SPARES - len(_spares)))
+    spares: list[dict[bytes, Any]] = [{b"": []} for _ in range(SPARES - len(_spares))]  # an empty one is not in sight yet
+    freeze()
+    for spare in spares:
+        spare.clear()
+    _spares.extend(spares)
 
 
 def figures(version: Chain, base: Base) -> Base:

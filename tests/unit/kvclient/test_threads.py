@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from kvclient import Client, ClientClosed, Durability, KvClientError, NotWritten, OutcomeUnknown, Retry, Unavailable
-from kvclient import _operations as operations
-from kvclient._connection import Connection
 from kvclient._joiner import MAX_FRAMES
-from kvclient._session import SessionTracker
-from kvclient._stream import BlockedCaller, Stream
-from kvclient._types import NO_SESSION
+from kvclient._stream import BlockedCaller
 from kvproto.v1 import kv_pb2
 from support.fake_server import FakeServer
 from unit.kvclient.joining import in_line, under_way
@@ -242,6 +241,42 @@ def test_threads_that_come_and_go_while_others_close(fake: FakeServer) -> None:
         assert kinds <= {ClientClosed, OutcomeUnknown, Unavailable}
 
 
+CLOSES_IN_BETWEEN = """
+import threading
+from kvclient import Client, ClientClosed, _connection
+from support.fake_server import FakeServer
+
+make_stub = _connection.kv_pb2_grpc.KVStub
+
+def closing(channel):
+    closer = threading.Thread(target=kv.close)
+    closer.start()
+    closer.join(1.0)  # time enough for whoever is not kept from it
+    return make_stub(channel)
+
+_connection.kv_pb2_grpc.KVStub = closing
+with FakeServer() as fake:
+    kv = Client(fake.endpoint)
+    try:
+        kv.get(b"k")
+    except ClientClosed:
+        print("closed")
+"""
+
+
+def test_closing_while_a_channel_is_made_does_not_end_the_process() -> None:
+    """gRPC follows a null pointer when a stub is made on a channel that was closed."""
+    tests = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSES_IN_BETWEEN],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr[-2000:]
+
+
 # -- nothing stays behind ---------------------------------------------------------------------------------------------
 
 
@@ -283,80 +318,3 @@ def _swallow(call: Callable[[], Any]) -> None:
         call()
     except KvClientError:
         return
-
-
-# -- the end of a stream ----------------------------------------------------------------------------------------------
-
-
-class ScriptedStub:
-    """Stands for gRPC: each stream is handed the client's requests, and a function says what the stream brings."""
-
-    def __init__(self, streams: list[Callable[[Iterator[Any]], Iterator[Any]]]) -> None:
-        self.streams = streams
-
-    def Pipeline(self, requests: Iterator[Any]) -> Any:
-        return ScriptedCall(self.streams.pop(0)(requests))
-
-
-class ScriptedCall:
-    def __init__(self, answers: Iterator[Any]) -> None:
-        self._answers = answers
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._answers
-
-    def cancel(self) -> None:
-        pass
-
-
-class Broken(grpc.RpcError):
-    """A stream that broke."""
-
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
-
-    def details(self) -> str:
-        return "Socket closed"
-
-    def trailing_metadata(self) -> None:
-        return None
-
-
-def test_a_frame_is_never_taken_for_a_stream_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """gRPC's thread asks for the next request just when the stream ends: what it took would be under way on no stream."""
-    asked, lost = threading.Event(), threading.Event()
-    late: list[threading.Thread] = []
-
-    def breaks(requests: Iterator[Any]) -> Iterator[Any]:
-        late.append(threading.Thread(target=lambda: list(requests), name="caller-grpc"))
-        late[0].start()
-        assert asked.wait(LIMIT_S)
-        raise Broken
-        yield
-
-    def answers(requests: Iterator[Any]) -> Iterator[Any]:
-        lost.set()
-        late[0].join(LIMIT_S)
-        for request in requests:
-            yield kv_pb2.PipelineResponse(frame_id=request.frame_id, commits=len(request.puts.keys), first_revision=5)
-
-    connection = Connection("h:1", 5.0, False, NO_SESSION, Retry())
-    connection.session = SessionTracker()
-    stub = ScriptedStub([breaks, answers])
-    monkeypatch.setattr(connection, "connect", lambda deadline: None)
-    monkeypatch.setattr(connection, "stub", lambda service: stub)
-    stream = Stream(connection, "")
-    wait_for_work = stream._wait_for_work
-
-    def just_then(ended: threading.Event | None = None) -> bool:
-        found = wait_for_work(ended)
-        if ended is not None and threading.current_thread().name == "caller-grpc":
-            asked.set()
-            assert lost.wait(LIMIT_S)
-        return found
-
-    monkeypatch.setattr(stream, "_wait_for_work", just_then)
-    assert stream.run(operations.put(b"k", b"v", Durability.POLICY), LIMIT_S).revision == 5
-    assert len(stream._joiner._under_way) == 0
-    connection.closed = True
-    stream.close()
