@@ -188,6 +188,8 @@ def _limit(limit: int | None) -> int:
 
 def checked_text(name: str, value: str) -> str:
     """Return a text that a message can hold; raise InvalidRequestError for one that is no UTF-8, as a file's name may be."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text, not {type(value).__name__}: {value!r:.80}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

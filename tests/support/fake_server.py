@@ -43,6 +43,8 @@ class FakeServer:
         self.reached: int = LOCAL
         self.scan_stalls_after: int | None = None
         self.scan_is_cut = False
+        self.scan_breaks_after: int | None = None
+        """The connection of the next scan breaks behind so many chunks."""
         self.scan_in_columns = True
         """As a server does that knows them; false: one message a key, as an older one."""
         self.pipeline_breaks_after: int | None = None
@@ -247,7 +249,11 @@ class _KV(kv_pb2_grpc.KVServicer):
                 yield kv_pb2.ScanResponse(header=self.fake.header(at), columns=columns_of(part))
             else:
                 yield kv_pb2.ScanResponse(header=self.fake.header(at), kvs=part)
-            if place // self.fake.chunk_keys + 1 == self.fake.scan_stalls_after:
+            chunks = place // self.fake.chunk_keys + 1
+            if chunks == self.fake.scan_breaks_after:
+                self.fake.scan_breaks_after = None
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            if chunks == self.fake.scan_stalls_after:
                 gone.wait(30)
                 return
         if self.fake.scan_is_cut:

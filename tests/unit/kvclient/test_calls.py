@@ -193,6 +193,12 @@ async def test_bad_scans_are_refused(kv: Any) -> None:
             await kv.entries(**options)
 
 
+async def test_a_namespace_that_is_no_text_is_refused_at_once(connect: Any, endpoint: str) -> None:
+    """It comes from a command line, which may hold any bytes; no frame could carry it."""
+    with pytest.raises(InvalidRequestError, match="UTF-8"):
+        connect(endpoint, "\udcff")
+
+
 async def test_a_text_key_is_a_type_error(kv: Any) -> None:
     with pytest.raises(TypeError):
         await kv.put("text", b"v")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from kvclient import KvClientError, OutcomeUnknown, Retry, Unavailable
+from kvclient import KvClientError, OutcomeUnknown, Retry, Timeout, Unavailable
 from kvclient._endpoints import Endpoints
 from support.fake_server import FakeServer
-from unit.kvclient.joining import eventually, fill, in_line, outcomes
+from unit.kvclient.joining import eventually, fill, in_line, outcomes, under_way
 
 QUICK = Retry(attempts=4, first_pause_s=0.005, max_pause_s=0.02)
 
@@ -189,6 +189,50 @@ async def test_each_caller_waits_for_a_server_as_long_as_it_said(connect: Any, d
         assert [request.key for name, request in late.requests if name == "Put"] == [b"patient"]
     finally:
         await asyncio.to_thread(late.stop)
+
+
+async def test_a_server_that_comes_is_found_among_those_that_are_not_there(connect: Any, dead: str) -> None:
+    with FakeServer() as gone:
+        other = gone.endpoint
+    kv = connect([other, dead], timeout_s=20.0, wait_for_ready=True, retry=QUICK)
+    calls = [asyncio.create_task(call) for call in (kv.put(b"k", b"v"), kv.get(b"k"), kv.status())]
+    await eventually(lambda: in_line(kv) and in_line(kv, "reads"))
+    late = FakeServer()
+    late.start(int(dead.rpartition(":")[2]))
+    try:
+        written, _, status = await asyncio.gather(*calls)
+        assert (written.revision, status.role) == (2, "primary")
+    finally:
+        await asyncio.to_thread(late.stop)
+
+
+async def test_a_node_that_was_slow_once_is_asked_again_before_the_next_one(
+    connect: Any, fake: FakeServer, second: FakeServer
+) -> None:
+    """Another one may not have what this one has shown."""
+    kv = connect([fake.endpoint, second.endpoint])
+    await kv.get(b"k")
+    release = fake.hold("Flush")
+    with pytest.raises(Timeout):
+        await kv.flush(timeout_s=0.1)
+    release.set()
+    await kv.put(b"k", b"v")
+    await kv.status()
+    assert second.requests == []
+
+
+async def test_one_impatient_caller_breaks_nothing_for_the_others(kv: Any, fake: FakeServer) -> None:
+    release = [fake.hold("Put"), fake.hold("Get")]
+    patient = [asyncio.create_task(call) for call in (kv.put(b"k", b"v"), kv.get(b"k"))]
+    await eventually(lambda: under_way(kv) == under_way(kv, "reads") == 1)
+    for _ in range(20):
+        for outcome in await outcomes([kv.status(timeout_s=0.001), kv.get(b"k", revision=1, timeout_s=0.001)]):
+            assert not isinstance(outcome, Exception) or isinstance(outcome, Timeout | Unavailable)
+    for event in release:
+        event.set()
+    written, read = await asyncio.gather(*patient)
+    assert written.revision == 2
+    assert read is None or read.value == b"v"
 
 
 async def test_who_waits_for_a_server_that_went_away_learns_that_there_is_none(connect: Any) -> None:

@@ -84,6 +84,25 @@ def test_an_answer_that_does_not_fit_leaves_writes_open_and_says_so_to_readers(l
     assert next_one.outcome.deleted == 1, "the other frames are none the worse for it"
 
 
+class Faulty(Waiter):
+    """Cannot be told a result."""
+
+    def set_result(self, result: Any) -> None:
+        raise RuntimeError("a fault of the client's own")
+
+
+def test_a_fault_in_telling_one_caller_leaves_no_other_without_an_outcome(line: Line) -> None:
+    for operation, kind in ((operations.put(b"k", b"v", POLICY), OutcomeUnknown), (operations.get(b"k"), ServerError)):
+        waiters = [Waiter(), Faulty(), Waiter()]
+        for waiter in waiters:
+            line.joiner.add(*operation, 5.0, waiter)
+        line.settle(line.send())
+        assert not isinstance(waiters[0].outcome, Exception)
+        for waiter in waiters[1:]:
+            assert type(waiter.outcome) is kind
+            assert "a fault of the client's own" in waiter.outcome.message
+
+
 def test_an_answer_to_a_frame_that_was_never_sent_is_an_error_of_the_stream(line: Line) -> None:
     waiter = line.put()
     frame = line.send()

@@ -173,6 +173,51 @@ def test_a_frame_whose_callers_all_gave_up_is_not_sent(line: Line) -> None:
     assert line.joiner.next_frame() is None
 
 
+@pytest.mark.parametrize("end", ["time is up", "gave up"])
+def test_frames_that_nobody_waits_for_any_more_do_not_fill_the_memory(line: Line, end: str) -> None:
+    """A node that answers nothing, and callers who come again and again."""
+    sent = under_way(line)
+    for turn in range(50):
+        waiters = [line.put(b"%d" % number, deadline=turn + 1.0) for number in range(20)]
+        waiters += [line.get(b"%d" % number, deadline=turn + 1.0) for number in range(20)]
+        for waiter in waiters:
+            waiter.given_up = end == "gave up"
+        line.expire(turn + 1.0)
+        assert sum(len(frame.keys) for frame in line.joiner._line) == 0
+    line.put(b"next")
+    line.settle(sent[0])
+    assert line.send().keys == [b"next"]
+
+
+def test_what_waits_to_be_sent_again_for_nobody_is_let_go_too(line: Line) -> None:
+    waiters = [line.put(deadline=5.0), line.get(deadline=5.0)]
+    for frame in (line.send(), line.send()):
+        line.reject(frame, "OVERLOADED")
+    assert len(line.joiner._later) == 2
+    waiters[0].given_up = True
+    line.expire(0.01)
+    assert [frame.kind for _, _, frame in line.joiner._later] == [Kind.GETS]
+    line.run_out()
+    assert line.send().kind is Kind.GETS
+
+
+@pytest.mark.parametrize("cut_in", ["keys", "values", "waiters", "deadlines"])
+def test_an_interrupt_in_the_middle_of_an_add_puts_nobody_off_by_one(line: Line, cut_in: str) -> None:
+    """As Control-C does, which may come between any two steps."""
+    first = line.put(b"a", b"1")
+    frame = line.joiner._open[Kind.PUTS]
+    assert frame is not None
+    for column in ("keys", "values", "waiters", "deadlines"):
+        if column == cut_in:
+            break
+        getattr(frame, column).append(getattr(frame, column)[0])
+    line.joiner.repair(Kind.PUTS)
+    second = line.put(b"b", b"2")
+    sent = line.send()
+    assert (sent.keys, sent.values, sent.waiters) == ([b"a", b"b"], [b"1", b"2"], [first, second])
+    line.joiner.repair(Kind.PUTS)
+
+
 def test_a_connection_is_looked_for_as_long_as_somebody_in_line_waits_for_it(line: Line) -> None:
     assert line.joiner.last_deadline() < 0, "nobody does"
     line.put(deadline=3.0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvclient import AsyncClient, Client, ServerError, Timeout
+from kvclient import AsyncClient, Client, Retry, ServerError, Timeout, Unavailable
 from kvclient._scan import ScanCursor, prefix_end
 from kvproto.v1 import kv_pb2
 from support.fake_server import FakeServer, columns_of
@@ -53,6 +53,29 @@ async def test_a_long_scan_shows_one_state(connect: Any, slow: FakeServer) -> No
         for key in [*KEYS, b"k99"]:
             slow.store.write_row("", key, b"changed", slow.store.commit(0))
     assert {(entry.value, entry.version) for entry in await scanning} == {(b"v", 1)}
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"limit": 10}, {"prefix": b"k0"}])
+async def test_a_scan_whose_connection_breaks_goes_on_where_it_was(connect: Any, slow: FakeServer, options: Any) -> None:
+    slow.scan_stalls_after = None
+    kv = connect(slow.endpoint, retry=Retry(first_pause_s=0.005, max_pause_s=0.01))
+    whole = await kv.entries(**options)
+    slow.scan_breaks_after = 4
+    slow.requests.clear()
+    assert await kv.entries(**options) == whole
+    first, second = (request for name, request in slow.requests if name == "Scan")
+    assert (first.revision, second.revision) == (0, 13), "both parts are read at one revision"
+    slow.scan_breaks_after = 0
+    for _ in range(5):
+        slow.abort_next("Scan", "UNAVAILABLE", "Socket closed")
+    with pytest.raises(Unavailable, match="Socket closed"):
+        await kv.entries(**options)
+
+
+async def test_a_count_whose_connection_breaks_begins_anew(connect: Any, slow: FakeServer) -> None:
+    kv = connect(slow.endpoint, retry=Retry(first_pause_s=0.005, max_pause_s=0.01))
+    slow.abort_next("Scan", "UNAVAILABLE", "Socket closed")
+    assert await kv.count() == 12
 
 
 async def test_a_scan_that_brings_nothing_is_a_timeout(kv: Any, fake: FakeServer) -> None:
