@@ -61,6 +61,10 @@ class AsyncConnection(Link):
         with self.failures(endpoint, writes=call.writes):
             send = getattr(stubs[call.service], call.method)
             answer = await send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
+        if (
+            answer is None
+        ):  # what gRPC brings of a call that ended in the very moment of its deadline, or of bytes that are no message
+            raise errors.unreadable(endpoint, in_time=time.monotonic() < deadline, writes=call.writes)
         self.session.observe(answer.header)
         return call.parse(answer)
 
@@ -161,6 +165,8 @@ class AsyncConnection(Link):
                     timeout = grpc_timeout_s(deadline - time.monotonic())
                     call = stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
                     async for chunk in call:
+                        if chunk is None:
+                            raise errors.unreadable(endpoint, in_time=time.monotonic() < deadline, writes=False)
                         self.session.observe(chunk.header)
                         for entry in cursor.take(chunk):
                             yield entry

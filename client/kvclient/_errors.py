@@ -299,6 +299,13 @@ def not_answered_in_time(endpoint: str, *, writes: bool) -> KvClientError:
     return _from_bare_status("DEADLINE_EXCEEDED", "", writes=writes, endpoint=endpoint)
 
 
+def unreadable(endpoint: str, *, in_time: bool, writes: bool) -> KvClientError:
+    """Make the error of a call whose answer is none."""
+    if not in_time:
+        return not_answered_in_time(endpoint, writes=writes)
+    return _from_bare_status("INTERNAL", "an answer that cannot be read", writes=writes, endpoint=endpoint)
+
+
 def again(error: KvClientError) -> KvClientError:
     """Return an error of its own, in the same words, for one of several callers."""
     copy = type(error)(error.code, error.message, error.hint)

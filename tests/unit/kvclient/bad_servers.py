@@ -17,11 +17,11 @@ Answers = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 class RawServer:
-    """Answers streams of frames with bytes; knows no other call."""
+    """Answers streams of frames with bytes, and other calls with the same bytes always, or not at all."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, others: bytes | None = None) -> None:
         self.answers = answers
-        self.streams = 0
+        self.others = others
         self._server = grpc.server(
             futures.ThreadPoolExecutor(8, thread_name_prefix="fake-raw"), options=[("grpc.so_reuseport", 0)]
         )
@@ -41,13 +41,14 @@ class _Handlers(grpc.GenericRpcHandler):
         self._server = server
 
     def service(self, call: grpc.HandlerCallDetails) -> Any:
-        if not call.method.endswith("/Pipeline"):
+        others = self._server.others
+        if call.method.endswith("/Pipeline"):
+            return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._server.answers(requests))
+        if others is None or not call.method.startswith("/kvproto."):
             return None
-        return grpc.stream_stream_rpc_method_handler(self._pipeline)
-
-    def _pipeline(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        self._server.streams += 1
-        return self._server.answers(requests)
+        if call.method.endswith("/Scan"):
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([others]))
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: others)
 
 
 class CutWire:

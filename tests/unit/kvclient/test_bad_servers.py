@@ -69,6 +69,18 @@ async def test_garbage_for_an_answer(connect: Any, garbage: bytes) -> None:
         assert {outcome.code for outcome in found} == {"UNEXPECTED_STATUS"}
 
 
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", b"\x0a\x03abc"])
+async def test_garbage_for_the_answer_to_a_call_of_its_own(connect: Any, garbage: bytes) -> None:
+    with RawServer(lambda requests: iter(()), others=garbage) as server:
+        kv = connect(server.endpoint, retry=TWICE)
+        for call in (kv.status(), kv.get(b"k", revision=1), kv.entries(), kv.count(), kv.changes(b"k")):
+            with pytest.raises(ServerError) as caught:
+                await call
+            assert caught.value.code == "UNEXPECTED_STATUS"
+        with pytest.raises(OutcomeUnknown):
+            await kv.create_namespace("n")
+
+
 async def test_after_garbage_the_client_goes_on(connect: Any, fake: FakeServer) -> None:
     garbage = [b"\xff\xff", b"", b"\x10\x63"]
 
