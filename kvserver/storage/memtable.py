@@ -141,6 +141,7 @@ class Memtable:
             if chain is not None or chains or bases:
                 return True
             del self._tables[namespace]
+            chains.clear()  # emptied one by one it keeps the room of all its keys
             if len(_spares) < SPARES:
                 _spares.append(chains)
         return False

@@ -31,6 +31,7 @@ UPKEEP = ("tests/unit/engine/test_upkeep.py",)
 CHECKPOINT = ("tests/unit/engine/test_checkpoint.py",)
 JOINER = ("tests/unit/kvclient/test_joiner.py", "tests/unit/kvclient/test_joiner_machine.py")
 FRAMES = ("tests/unit/kvclient/test_frames.py",)
+SEEN = ("tests/unit/service/test_pipeline_seen.py",)
 
 SYNC_OF_THE_LAST_GROUP = (
     "        self._file.datasync()\n        frame, chain = self._build(kind, count, payload, time_ms)\n        failpoints"
@@ -386,5 +387,12 @@ CORPUS = (
         (("if reads else errors.outcome_unknown(error.message)", "if True else errors.outcome_unknown(error.message)"),),
         JOINER,
         "a write that may be on disk counts as failed",
+    ),
+    SeededBug(
+        "reader_is_shown_what_is_not_durable",
+        "kvserver/service/pipeline.py",
+        (("            revision = self._database.marks.visible\n", "            revision = self._database.marks.assigned\n"),),
+        SEEN,
+        "a stream that only reads does not wait, so it must not see what a crash may take back",
     ),
 )

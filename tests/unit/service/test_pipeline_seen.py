@@ -88,6 +88,24 @@ async def test_they_wait_for_nothing_else_that_others_wrote(frames: Frames, toke
     assert frames.database.marks.visible == 2
 
 
+async def test_a_stream_that_only_reads_is_shown_nothing_that_is_not_durable_and_waits_for_nothing(frames: Frames) -> None:
+    """Overwritten, deleted or created by others and not synced yet: for a reader it has not happened."""
+    writer = Frames(frames.database)
+    writer.puts(1, [b"overwritten", b"deleted"])
+    settle(frames.database)
+    writer.puts(2, [b"overwritten", b"created"], durability=MEMORY)
+    writer.session.handle(kv_pb2.PipelineRequest(frame_id=3, deletes=kv_pb2.DeleteColumns(keys=[b"deleted"])))
+    handled = Handled(frames, reads("gets", b"overwritten", b"deleted", b"created"))
+    answer = await handled.turns()
+    assert answer is not None, "it waits for what it may not see"
+    assert revisions(answer) == [2, 3, 0]
+    assert answer.header.revision == frames.database.marks.visible == 3
+    settle(frames.database)
+    later = await Handled(frames, reads("gets", b"overwritten", b"deleted", b"created")).turns()
+    assert later is not None
+    assert revisions(later) == [4, 0, 5]
+
+
 def test_reads_of_what_is_visible_are_answered_in_the_same_turn(frames: Frames) -> None:
     frames.puts(1, [b"a"])
     settle(frames.database)
