@@ -20,7 +20,7 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels .
 # Of the locked versions those that the server needs. pip itself stays behind, and nothing is compiled here: only wheels.
 RUN python -m venv --without-pip /opt/kvserver \
     && tools/bin/pip --python /opt/kvserver/bin/python install --only-binary :all: --no-compile \
-        --constraint requirements.lock "$(echo wheels/kvserver-*.whl)[server]" \
+        --constraint requirements.lock "$(echo wheels/kvserver-*.whl)[server,s3]" \
     && /opt/kvserver/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/kvserver/lib
 
 FROM ${BASE}

@@ -10,7 +10,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # What tests need besides the distribution's own requirements, when they do not use the whole of [dev].
-TEST_TOOLS='pytest|pytest-asyncio|pytest-timeout|pytest-xdist|hypothesis|hatchling'
+TEST_TOOLS='pytest|pytest-asyncio|pytest-timeout|pytest-xdist|hypothesis|hatchling|moto|Flask|flask-cors|py-partiql-parser|PyYAML'
 
 # The stubs are generated with grpcio-tools of this version, it takes twice the unary calls of the newest, and servers on 1.77 and
 # 1.78 can crash when they stop (docs/adr).
@@ -89,7 +89,7 @@ newest() {
     create_venv "$1"
     # shellcheck disable=SC2046 # one argument for each tool
     install "$1" $(grep -E "^($TEST_TOOLS)==" requirements.lock)
-    install_project "$1" '[bench]' --upgrade --upgrade-strategy eager
+    install_project "$1" '[s3,bench]' --upgrade --upgrade-strategy eager
 }
 
 lock() {

@@ -11,7 +11,20 @@ the class of the error: ``OutcomeUnknown`` alone leaves it open, all others mean
 ``put_many``, holds an error for each put that failed).
 """
 
-from kvclient._errors import (
+from kvclient._archive_types import (
+    ArchiveCheck,
+    ArchiveNowResult,
+    ArchiveStatus,
+    ArchiveStep,
+    Backup,
+    BackupProgress,
+    ContentHash,
+)
+from kvclient._error_classes import (
+    ArchiveBehind,
+    ArchiveError,
+    ArchiveFenced,
+    ArchiveUnavailable,
     ClientClosed,
     Compacted,
     ConditionFailed,
@@ -22,6 +35,8 @@ from kvclient._errors import (
     KvClientError,
     ManyFailed,
     NamespaceExists,
+    NoArchive,
+    NoRestorePlan,
     NotWritten,
     OutcomeUnknown,
     RevisionError,
@@ -62,7 +77,17 @@ from kvclient.client import Client
 
 __all__ = [
     "NO_SESSION",
+    "ArchiveBehind",
+    "ArchiveCheck",
+    "ArchiveError",
+    "ArchiveFenced",
+    "ArchiveNowResult",
+    "ArchiveStatus",
+    "ArchiveStep",
+    "ArchiveUnavailable",
     "AsyncClient",
+    "Backup",
+    "BackupProgress",
     "BatchResult",
     "CheckpointResult",
     "Client",
@@ -70,6 +95,7 @@ __all__ = [
     "CompactResult",
     "Compacted",
     "ConditionFailed",
+    "ContentHash",
     "Corruption",
     "Delete",
     "DeletePrefix",
@@ -89,6 +115,8 @@ __all__ = [
     "Mutation",
     "Namespace",
     "NamespaceExists",
+    "NoArchive",
+    "NoRestorePlan",
     "NotWritten",
     "OutcomeUnknown",
     "Put",

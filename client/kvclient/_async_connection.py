@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
+from kvclient import _archive_calls as archive_calls
 from kvclient import _calls as calls
 from kvclient import _errors as errors
+from kvclient._archive_types import BackupProgress
 from kvclient._channel import CHANNEL_OPTIONS, HEALTH_METHOD, grpc_timeout_s
 from kvclient._link import Connected, Link
 from kvclient._retry import Retry
@@ -182,3 +184,28 @@ class AsyncConnection(Link):
             finally:
                 if call is not None:  # an abandoned call is never collected: without this it would stay open
                     call.cancel()
+
+    async def backup(self, cursor: archive_calls.BackupCursor, limit_s: float) -> AsyncGenerator[BackupProgress, None]:
+        """Bring the progress of a backup; the call is cancelled however the iteration ends. It is never begun twice."""
+        await self.connect(time.monotonic() + limit_s)
+        endpoint, stubs = self.connected
+        call = None
+        try:
+            with self.failures(endpoint, writes=False):
+                call = stubs["Admin"].CreateBackup(cursor.request)
+                while True:
+                    try:
+                        async with asyncio.timeout(None if math.isinf(limit_s) else limit_s):
+                            answer = await call.read()
+                    except TimeoutError:
+                        raise errors.not_answered_in_time(endpoint, writes=False) from None
+                    if answer is grpc.aio.EOF:
+                        break
+                    if answer is None:
+                        raise errors.unreadable(endpoint, in_time=True, writes=False)
+                    self.session.observe(answer.header)
+                    yield cursor.take(answer)
+                cursor.check_ended()
+        finally:
+            if call is not None:
+                call.cancel()

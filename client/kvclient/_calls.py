@@ -255,6 +255,8 @@ def _status(answer: admin_pb2.StatusResponse) -> types.Status:
         pending_compaction_bytes=answer.pending_compaction_bytes,
         flushes=answer.flushes,
         holds=tuple(types.Hold(hold.name, hold.revision) for hold in answer.holds),
+        archived_revision=answer.archived_revision,
+        archive_url=answer.archive_url,
         uptime_ms=answer.uptime_ms,
         server_version=answer.server_version,
         format_version=answer.format_version,

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import grpc
 
+from kvclient import _archive_calls as archive_calls
 from kvclient import _calls as calls
 from kvclient import _errors as errors
+from kvclient._archive_types import BackupProgress
 from kvclient._channel import CHANNEL_OPTIONS, HEALTH_METHOD, grpc_timeout_s
 from kvclient._link import Connected, Link
 from kvclient._retry import Retry
@@ -168,3 +170,46 @@ class Connection(Link):
             finally:
                 if call is not None:
                     call.cancel()
+
+    def backup(self, cursor: archive_calls.BackupCursor, limit_s: float) -> Generator[BackupProgress, None, None]:
+        """Bring the progress of a backup; the call is cancelled however the iteration ends. It is never begun twice."""
+        self.connect(time.monotonic() + limit_s)
+        endpoint, stubs = self.connected
+        late = threading.Event()
+        call = None
+        try:
+            with self.failures(endpoint, writes=False):
+                call = stubs["Admin"].CreateBackup(cursor.request)
+                while True:
+                    try:
+                        with _cancelled_after(limit_s, call, late):
+                            answer = next(call)
+                    except StopIteration:
+                        break
+                    except grpc.RpcError:
+                        if not late.is_set():
+                            raise
+                        raise errors.not_answered_in_time(endpoint, writes=False) from None
+                    self.session.observe(answer.header)
+                    yield cursor.take(answer)
+                cursor.check_ended()
+        finally:
+            if call is not None:
+                call.cancel()
+
+
+@contextlib.contextmanager
+def _cancelled_after(limit_s: float, call: Any, late: threading.Event) -> Iterator[None]:
+    """Cancel a call if the block takes too long: gRPC itself bounds whole calls only."""
+
+    def give_up() -> None:
+        late.set()
+        call.cancel()
+
+    timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,24 +1,4 @@
-"""Every error that the clients raise, and the one place where an answer of the server becomes one.
-
-    KvClientError
-    ├── InvalidRequestError      the same request will always be refused
-    │   ├── UnknownNamespace
-    │   ├── NamespaceExists
-    │   └── TargetUnusable
-    ├── ConditionFailed          nothing was changed; carries the key's newest mod_revision
-    ├── RevisionError            the revision or position asked for cannot be served
-    │   ├── FutureRevision
-    │   ├── Compacted
-    │   └── HistoryLost
-    ├── NotWritten               certainly not written; may be tried again
-    │   └── TablesFailed
-    ├── OutcomeUnknown           may or may not have been written
-    ├── ManyFailed               some of many writes failed, each for a reason of its own
-    ├── Timeout                  a read or a wait ran out of time; nothing was changed
-    ├── Unavailable              no serving node took the request; nothing was changed
-    ├── ServerError              a fault in the server
-    │   └── Corruption
-    └── ClientClosed             the client was used after it was closed
+"""The one place where an answer of the server becomes an error; the classes themselves are in ``kvclient._error_classes``.
 
 What a failed *write* means is the point of this module. Only two things prove that a write did not happen: a server
 that says so, by its stable code, or a request that was never handed to the transport. Everything else (a deadline that
@@ -28,142 +8,71 @@ OutcomeUnknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from kvclient._error_classes import (
+    ArchiveBehind,
+    ArchiveError,
+    ArchiveFenced,
+    ArchiveUnavailable,
+    ClientClosed,
+    Compacted,
+    ConditionFailed,
+    Corruption,
+    FutureRevision,
+    HistoryLost,
+    InvalidRequestError,
+    KvClientError,
+    ManyFailed,
+    NamespaceExists,
+    NoArchive,
+    NoRestorePlan,
+    NotWritten,
+    OutcomeUnknown,
+    RevisionError,
+    ServerError,
+    TablesFailed,
+    TargetUnusable,
+    Timeout,
+    Unavailable,
+    UnknownNamespace,
+)
 from kvproto.v1 import errors_pb2, kv_pb2
+
+__all__ = [
+    "ArchiveBehind",
+    "ArchiveError",
+    "ArchiveFenced",
+    "ArchiveUnavailable",
+    "ClientClosed",
+    "Compacted",
+    "ConditionFailed",
+    "Corruption",
+    "FutureRevision",
+    "HistoryLost",
+    "InvalidRequestError",
+    "KvClientError",
+    "ManyFailed",
+    "NamespaceExists",
+    "NoArchive",
+    "NoRestorePlan",
+    "NotWritten",
+    "OutcomeUnknown",
+    "RevisionError",
+    "ServerError",
+    "TablesFailed",
+    "TargetUnusable",
+    "Timeout",
+    "Unavailable",
+    "UnknownNamespace",
+]
 
 DETAILS_KEY = "grpc-status-details-bin"
 ERROR_DOMAIN = "kvserver"
-
-
-class KvClientError(Exception):
-    """Base of everything that the clients raise on purpose.
-
-    ``code`` is stable and for programs (a name of ``kvproto.v1.ErrorCode``, or ``UNAVAILABLE``, ``CLIENT_CLOSED``,
-    ``UNEXPECTED_STATUS`` where the server did not name one), ``message`` is for people, ``hint`` says what to do next
-    and may be empty. ``details`` holds what else the server sent along; ``from_server`` tells whether the error is the
-    server's own word or the client's conclusion.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        hint: str = "",
-        *,
-        details: Mapping[str, str] | None = None,
-        from_server: bool = False,
-    ) -> None:
-        super().__init__(code, message, hint)
-        self.code = code
-        self.message = message
-        self.hint = hint
-        self.details: dict[str, str] = dict(details or {})
-        self.from_server = from_server
-
-    def __str__(self) -> str:
-        return f"{self.message} [{self.code}]"
-
-
-class InvalidRequestError(KvClientError):
-    """The request breaks a rule of the contract; the same request will always be refused."""
-
-
-class UnknownNamespace(InvalidRequestError):
-    """No namespace of this name exists."""
-
-
-class NamespaceExists(InvalidRequestError):
-    """A namespace of this name exists already."""
-
-
-class TargetUnusable(InvalidRequestError):
-    """The folder named cannot take a checkpoint: it is in use, or not a path that can be used."""
-
-
-class ConditionFailed(KvClientError):
-    """A condition (``if_absent``, ``if_revision``) did not hold; nothing was changed."""
-
-    @property
-    def mod_revision(self) -> int:
-        """The newest ``mod_revision`` of the key that failed; 0 where it does not exist."""
-        return _number(self.details, "mod_revision")
-
-
-class RevisionError(KvClientError):
-    """The revision or position asked for cannot be served by this node."""
-
-
-class FutureRevision(RevisionError):
-    """The revision asked for is above the newest one that the node shows."""
-
-
-class Compacted(RevisionError):
-    """The revision asked for lies before the oldest readable one."""
-
-    @property
-    def oldest_readable_revision(self) -> int:
-        """The oldest revision that can be read at; 0 where the server did not say."""
-        return _number(self.details, "oldest_readable_revision")
-
-
-class HistoryLost(RevisionError):
-    """What the client has seen is not part of the node's history (for instance a MEMORY write that a crash took back).
-
-    Every read of this client is refused from now on, until ``forget_session`` is called.
-    """
-
-
-class NotWritten(KvClientError):
-    """The write was refused before it was given a revision: it is certain that it was not written."""
-
-
-class TablesFailed(NotWritten):
-    """The node's tables cannot be written, or not be read, at the moment; nothing was changed, and it may be tried again."""
-
-
-class OutcomeUnknown(KvClientError):
-    """The write may or may not have been kept; read the key, or repeat what may happen twice."""
-
-
-class ManyFailed(KvClientError):
-    """Some of the operations of one ``put_many`` failed; after the first failure no further ones were begun.
-
-    Of those begun, all that are not among ``failures`` were carried out.
-    """
-
-    failures: dict[int, KvClientError]
-    """Why, by the place of the operation in what was handed in, from 0."""
-    done: int
-    """How many operations were carried out."""
-
-
-class Timeout(KvClientError):
-    """A read or a wait ran out of time; nothing was changed."""
-
-
-class Unavailable(KvClientError):
-    """No serving node took the request; nothing was changed."""
-
-
-class ServerError(KvClientError):
-    """A fault in the server; its log has the details."""
-
-
-class Corruption(ServerError):
-    """What the server has on disk is damaged; the message names the file and the offset."""
-
-
-class ClientClosed(KvClientError):
-    """The client was used after it was closed; nothing was sent."""
-
-    def __init__(self, code: str = "CLIENT_CLOSED", message: str = "the client is closed", hint: str = "") -> None:
-        super().__init__(code, message, hint)
-
 
 _CLASS_OF: dict[str, type[KvClientError]] = {
     "EMPTY_KEY": InvalidRequestError,
@@ -176,6 +85,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "DUPLICATE_KEY": InvalidRequestError,
     "RANGE_TOO_LARGE": InvalidRequestError,
     "TARGET_UNUSABLE": TargetUnusable,
+    "NO_ARCHIVE": NoArchive,
     "UNKNOWN_NAMESPACE": UnknownNamespace,
     "NAMESPACE_EXISTS": NamespaceExists,
     "INVALID_NAMESPACE_NAME": InvalidRequestError,
@@ -183,6 +93,7 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "FUTURE_REVISION": FutureRevision,
     "COMPACTED": Compacted,
     "HISTORY_LOST": HistoryLost,
+    "NO_RESTORE_PLAN": NoRestorePlan,
     "NOT_WRITTEN": NotWritten,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
     "DEADLINE": Timeout,
@@ -194,6 +105,9 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "CORRUPTION": Corruption,
     "DISK_UNAVAILABLE": NotWritten,
     "TABLES_FAILED": TablesFailed,
+    "ARCHIVE_UNAVAILABLE": ArchiveUnavailable,
+    "ARCHIVE_BEHIND": ArchiveBehind,
+    "ARCHIVE_FENCED": ArchiveFenced,
     "INTERNAL": ServerError,
 }
 """The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
@@ -341,12 +255,6 @@ def many_failed(failures: dict[int, KvClientError], done: int) -> ManyFailed:
 def cut_off(endpoint: str, *, writes: bool) -> KvClientError:
     """Make the error of a call that was under way when its client was closed."""
     return _from_bare_status("CANCELLED", "the client was closed", writes=writes, endpoint=endpoint)
-
-
-def _number(details: Mapping[str, str], name: str) -> int:
-    """Return a number among the details, 0 where it is missing or none."""
-    text = details.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _server_word(metadata: Iterable[tuple[str, str | bytes]] | None) -> _ServerWord | None:

@@ -7,7 +7,7 @@ import random
 
 from kvclient import _errors as errors
 
-REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "NOT_SERVING"})
+REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "ARCHIVE_BEHIND", "NOT_SERVING"})
 """Codes by which a server promises that nothing was carried out, for a reason that passes by itself."""
 
 

@@ -305,6 +305,10 @@ class Status:
     """Flushes since the node began to serve."""
     holds: tuple[Hold, ...]
     """Who keeps segments of the log from being deleted, and from which revision on."""
+    archived_revision: int
+    """Everything up to this revision is in the archive; 0 without one, and until it was heard from."""
+    archive_url: str
+    """Where the archive is, without credentials; empty: there is none."""
     uptime_ms: int
     """Milliseconds since the node began to serve."""
     server_version: str

@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+from kvclient import _archive_calls as archive_calls
 from kvclient import _calls as calls
 from kvclient import _operations as operations
+from kvclient._archive_types import ArchiveNowResult, ArchiveStatus, BackupProgress, ContentHash
 from kvclient._async_connection import AsyncConnection
 from kvclient._async_stream import AsyncStream
 from kvclient._channel import DEFAULT_TIMEOUT_S, LONG_TIMEOUT_S
@@ -311,6 +313,33 @@ class AsyncClient:
         with it. After a Timeout or an Unavailable the copy may still come to be there.
         """
         return await self._run(calls.checkpoint(target_dir), timeout_s)
+
+    async def archive_status(self, *, timeout_s: float | None = None) -> ArchiveStatus:
+        """Return how the node's archive is doing; raise NoArchive where it has none."""
+        return await self._run(archive_calls.archive_status(), timeout_s)
+
+    async def archive_now(self, *, timeout_s: float = LONG_TIMEOUT_S) -> ArchiveNowResult:
+        """Archive everything that is visible now, and return when the archive holds it; raise NoArchive where there is none.
+
+        After a Timeout the archive goes on by itself.
+        """
+        return await self._run(archive_calls.archive_now(), timeout_s)
+
+    def create_backup(self, *, timeout_s: float | None = None) -> AsyncGenerator[BackupProgress, None]:
+        """Make a base backup in the node's archive; return an iterator over how far it is, whose last item has the backup.
+
+        Nothing is begun before the first item is asked for. An iteration that is left early ends the backup, unless its record
+        is written already. ``timeout_s`` bounds the wait for the next item, not the whole. After a Timeout or an Unavailable
+        the backup may have been made. Raises NoArchive and ArchiveError.
+        """
+        return self._connection.backup(archive_calls.BackupCursor(), self._connection.limit_s(timeout_s))
+
+    async def content_hash(self, *, timeout_s: float = LONG_TIMEOUT_S) -> ContentHash:
+        """Hash everything that the node's newest revision holds; equal for equal content, however it came to be.
+
+        Takes about as long as reading all of it. After a Timeout nothing of it goes on.
+        """
+        return await self._run(archive_calls.content_hash(), timeout_s)
 
     def _token(self, session: SessionToken | None) -> SessionToken:
         return self._connection.session.token if session is None else session

@@ -55,7 +55,12 @@ COMMANDS = {
     "flush": LazyCommand("kvctl.commands.maintenance", "flush", "Write what memory holds into a table."),
     "checkpoint": LazyCommand("kvctl.commands.maintenance", "checkpoint", "Copy the store into a folder of the node."),
     "compact": LazyCommand("kvctl.commands.maintenance", "compact", "Give up old revisions."),
-    "wal": LazyCommand("kvctl.commands.wal", "wal", "Look at a log on disk, without a server."),
+    "archive": LazyCommand("kvctl.commands.archive", "archive", "See, check and keep the archive of the log."),
+    "backup": LazyCommand("kvctl.commands.backup", "backup", "Make and look after base backups in the archive."),
+    "restore": LazyCommand("kvctl.commands.restore", "restore", "Bring a store back to a revision or a moment."),
+    "drill": LazyCommand("kvctl.commands.drill", "drill", "Prove that the archive can be restored."),
+    "check": LazyCommand("kvctl.commands.check", "check", "Compare what stores hold."),
+    "wal": LazyCommand("kvctl.commands.wal", "wal", "Look at a log on disk, or repair it, without a server."),
     "doctor": LazyCommand("kvctl.commands.doctor", "doctor", "Examine a data folder, without a server."),
     "completion": LazyCommand("kvctl.commands.completion", "completion", "Print the script that completes command lines."),
 }
@@ -139,7 +144,7 @@ def cli() -> None:
     Options may also stand behind the command's name. A name or value that begins with '-' goes behind '--'.
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 no connection or no answer in time, 4 refused by the server or failed there,
-    5 a check found something, 6 key not found, 7 condition failed, 130 interrupted.
+    5 a check found something, 6 not found, 7 condition failed, 130 interrupted.
     """
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from kvctl import output
 
@@ -35,7 +36,7 @@ class ProgressBar:
         self._began = time.monotonic()
         self._next_s = 0.0
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> Self:
         if shows_progress():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -68,9 +69,50 @@ class ProgressBar:
         if now < self._next_s:
             return
         self._next_s = now + _REFRESH_S
-        rate = records / max(now - self._began, 0.001)
-        told = f"{output.counted(records, self._noun)}, {rate:,.0f}/s"
+        told = self._told(records, max(now - self._began, 0.001))
         self._progress.update(self._task, completed=position, told=told, refresh=True)
+
+    def _told(self, records: int, seconds: float) -> str:
+        return f"{output.counted(records, self._noun)}, {records / seconds:,.0f}/s"
+
+
+class ByteBar(ProgressBar):
+    """The same for work that is measured in bytes; ``position`` counts those done."""
+
+    def __init__(self, title: str, total: int | None) -> None:
+        super().__init__(title, total)
+        self._total_bytes = total
+
+    def show_bytes(self, done: int) -> None:
+        """Show how many bytes are done."""
+        self.show(done, done)
+
+    def _told(self, records: int, seconds: float) -> str:
+        of = f" of {output.sized(self._total_bytes)}" if self._total_bytes else ""
+        return f"{output.sized(records)}{of}, {records / seconds / 1e6:,.1f} MB/s"
+
+
+class Stages:
+    """One bar of bytes after another, each for a stage of something long; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._stage: tuple[str, int] | None = None
+        self._bar: ByteBar | None = None
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def show(self, title: str, done: int, total: int) -> None:
+        """Show how far a stage is. A total of 0 is not known."""
+        if self._stage != (title, total) or self._bar is None:
+            self._stack.close()
+            self._stage = (title, total)
+            self._bar = self._stack.enter_context(ByteBar(title, total or None))
+        self._bar.show_bytes(done)
 
 
 class Spinner:

@@ -24,7 +24,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 DEFAULT_ENDPOINT = "127.0.0.1:7400"
 DEFAULT_TIMEOUT_S = 5.0
 LONG_TIMEOUT_S = 300.0
-"""For commands that have the node write or copy tables."""
+"""For commands that have the node write, copy or archive what it holds."""
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def long_limit_s(self) -> float:
-        """How long a call may take that has the node write or copy tables, in seconds."""
+        """How long a call may take that has the node write, copy or archive what it holds, in seconds."""
         return self.timeout_s or LONG_TIMEOUT_S
 
     @property
@@ -156,7 +156,7 @@ def _options(*, of_group: bool, with_hex: bool = False) -> Callable[[CommandT], 
             setting="timeout_s",
             metavar="DURATION",
             callback=_keep_duration,
-            help="How long a call may take, for instance 500ms or 1m; 5s unless given (flush and checkpoint: 5m).",
+            help="How long a call may take, for instance 500ms or 1m; 5s unless given (5m for what is long).",
             of_group=of_group,
         ),
         _option(

@@ -10,7 +10,8 @@ import os
 
 PREFIX = "KVCTL_"
 NAMES = frozenset(
-    f"{PREFIX}{name}" for name in ("ENDPOINT", "TIMEOUT", "NAMESPACE", "OUTPUT", "HEX", "FORMAT", "INTERVAL", "DATA_DIR")
+    f"{PREFIX}{name}"
+    for name in ("ENDPOINT", "TIMEOUT", "NAMESPACE", "OUTPUT", "HEX", "FORMAT", "INTERVAL", "DATA_DIR", "ARCHIVE")
 )
 """Every variable that an option takes."""
 

@@ -33,6 +33,7 @@ class Code(enum.IntEnum):
     DUPLICATE_KEY = 8
     RANGE_TOO_LARGE = 9
     TARGET_UNUSABLE = 10
+    NO_ARCHIVE = 11
 
     UNKNOWN_NAMESPACE = 20
     NAMESPACE_EXISTS = 21
@@ -42,6 +43,7 @@ class Code(enum.IntEnum):
     FUTURE_REVISION = 41
     COMPACTED = 42
     HISTORY_LOST = 43
+    NO_RESTORE_PLAN = 44
 
     NOT_WRITTEN = 60
     OUTCOME_UNKNOWN = 61
@@ -55,6 +57,9 @@ class Code(enum.IntEnum):
     CORRUPTION = 85
     DISK_UNAVAILABLE = 86
     TABLES_FAILED = 87
+    ARCHIVE_UNAVAILABLE = 88
+    ARCHIVE_BEHIND = 89
+    ARCHIVE_FENCED = 90
 
     INTERNAL = 99
 
@@ -146,12 +151,10 @@ class NotServing(KvError):
 class Corruption(KvError):
     """Something on disk does not check. The node refuses to serve rather than skip it."""
 
+    USUAL_HINT = "see what can still be read with: kvctl wal verify DATA_DIR; then restore the file from a copy"
+
     def __init__(self, path: object, offset: int, what: str, hint: str = "") -> None:
-        super().__init__(
-            Code.CORRUPTION,
-            f"{path}: damaged at offset {offset}: {what}",
-            hint or "see what can still be read with: kvctl wal verify DATA_DIR; then restore the file from a copy",
-        )
+        super().__init__(Code.CORRUPTION, f"{path}: damaged at offset {offset}: {what}", hint or self.USUAL_HINT)
         self.path = path
         self.offset = offset
         self.what = what

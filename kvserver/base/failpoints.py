@@ -65,6 +65,38 @@ NAMES = (
     "engine.close.after_final_sync",
 )
 
+ARCHIVE_NAMES = (
+    # a segment on its way into the archive
+    "archive.before_put",
+    "archive.after_put",
+    "archive.after_read_back",
+    "archive.after_manifest",
+    "archive.after_mark",
+    "archive.after_closing",
+    # a base backup
+    "backup.after_checkpoint",
+    "backup.after_files",
+    "backup.after_record",
+    "backup.delete.after_record",
+    # a restore
+    "restore.after_plan",
+    "restore.after_base",
+    "restore.after_segment",
+    "restore.after_table",
+    "restore.after_ingest",
+    "restore.after_origin",
+    "restore.after_cleared",
+    # retention
+    "retention.after_floor",
+    "retention.after_backup",
+    "retention.after_segment",
+    # a damaged segment put back
+    "repair.after_fetch",
+    "repair.after_aside",
+    "repair.after_rename",
+)
+"""Those of the archive, its backups and restores; walked by campaigns of their own."""
+
 _armed: dict[str, Callable[[], None]] = {}
 
 
@@ -78,7 +110,7 @@ def hit(name: str) -> None:
 
 def arm(name: str, action: Callable[[], None]) -> None:
     """Make ``hit(name)`` call the action. Raises KeyError for a name that the table does not hold."""
-    if name not in NAMES:
+    if name not in NAMES and name not in ARCHIVE_NAMES:
         raise KeyError(f"no failpoint is called {name!r}")
     _armed[name] = action
 

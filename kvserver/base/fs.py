@@ -13,9 +13,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class File(Protocol):
@@ -50,6 +51,15 @@ class Lock(Protocol):
         """Let go of it."""
 
 
+class NameInfo(NamedTuple):
+    """What a name in a folder stands for."""
+
+    kind: Literal["file", "folder", "other"]
+    """``other``: a symbolic link, which is not followed, a socket, a device."""
+    length_bytes: int
+    """Of a file; of anything else it says nothing."""
+
+
 class FileSystem(Protocol):
     """What may be asked of a file system. Paths are absolute; errors are OSError."""
 
@@ -68,8 +78,14 @@ class FileSystem(Protocol):
     def remove(self, path: Path) -> None:
         """Remove a name."""
 
+    def remove_dir(self, path: Path) -> None:
+        """Remove an empty folder; OSError (ENOTEMPTY) where something is in it. Durable after ``sync_dir`` of the one above."""
+
     def exists(self, path: Path) -> bool:
         """Say whether the name exists."""
+
+    def info(self, path: Path) -> NameInfo | None:
+        """Return what a name stands for, a symbolic link not followed; None where there is none."""
 
     def list_dir(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted."""
@@ -166,7 +182,8 @@ class OsFileSystem:
     """The operating system's file system.
 
     Folders that were synced once stay open, so that syncing one again needs no descriptor: a full descriptor table must
-    not fail a rotation of the log half-way. A folder must not be renamed or replaced while the object lives.
+    not fail a rotation of the log half-way. One that was replaced meanwhile (an archive on a disk that was mounted again) is
+    opened anew.
     """
 
     def __init__(self) -> None:
@@ -192,9 +209,26 @@ class OsFileSystem:
         """Remove a name."""
         path.unlink()
 
+    def remove_dir(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+        fd = self._folders.pop(path, None)
+        if fd is not None:
+            os.close(fd)
+
     def exists(self, path: Path) -> bool:
         """Say whether the name exists."""
         return path.exists()
+
+    def info(self, path: Path) -> NameInfo | None:
+        """Call lstat."""
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return NameInfo("file", found.st_size)
+        return NameInfo("folder" if stat.S_ISDIR(found.st_mode) else "other", 0)
 
     def list_dir(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted."""
@@ -205,7 +239,7 @@ class OsFileSystem:
         made = not path.is_dir()
         if made:
             self.make_dir(path.parent)
-            path.mkdir(mode=0o700)
+            path.mkdir(mode=0o700, exist_ok=True)  # another thread or process may make it at the same time
         try:  # also of a folder that was there: whoever made it may have died before its name was durable
             self.sync_dir(path.parent)
         except PermissionError:  # a parent that may not be read, of a folder that an administrator made
@@ -215,8 +249,15 @@ class OsFileSystem:
     def sync_dir(self, path: Path) -> None:
         """Call fsync on the folder."""
         fd = self._folders.get(path)
+        if fd is not None and not os.path.samestat(os.fstat(fd), os.stat(path)):  # noqa: PTH116
+            if self._folders.pop(path, None) == fd:
+                os.close(fd)
+            fd = None
         if fd is None:
-            fd = self._folders[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = self._folders.setdefault(path, made)
+            if fd != made:  # another thread was quicker
+                os.close(made)
         os.fsync(fd)
 
     def close(self) -> None:
@@ -236,8 +277,8 @@ class OsFileSystem:
 
     def free_bytes(self, path: Path) -> int:
         """Return the bytes that an unprivileged writer can still use."""
-        stat = os.statvfs(path)
-        return stat.f_bavail * stat.f_frsize
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
 
 
 @contextlib.contextmanager
@@ -272,3 +313,19 @@ def create_once(fs: FileSystem, path: Path, temporary: Path, data: bytes) -> Non
     finally:
         fs.remove(temporary)
     fs.sync_dir(path.parent)
+
+
+def remove_tree(fs: FileSystem, path: Path) -> None:
+    """Remove a folder with all below it; a link is removed and not followed. No harm where there is none. Raises OSError.
+
+    Durable after ``sync_dir`` of the folder above it.
+    """
+    found = fs.info(path)
+    if found is None:
+        return
+    if found.kind != "folder":
+        fs.remove(path)
+        return
+    for name in fs.list_dir(path):
+        remove_tree(fs, path / name)
+    fs.remove_dir(path)

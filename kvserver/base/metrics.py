@@ -68,6 +68,30 @@ METRICS = (
     Metric("kv_table_rows_read_total", Kind.COUNTER, "Rows looked up in the tables by key."),
     Metric("kv_table_reads_total", Kind.COUNTER, "Multi-gets that looked them up."),
     Metric("kv_wal_hold_revision", Kind.GAUGE, "First revision of the log that a named hold needs.", ("hold",)),
+    # the archive; absent where there is none
+    Metric(
+        "kv_archived_revision", Kind.GAUGE, "Newest revision up to which the archive holds everything; 0 until it was heard from."
+    ),
+    Metric("kv_archive_unarchived_segments", Kind.GAUGE, "Sealed segments that are not archived yet."),
+    Metric("kv_archive_unarchived_bytes", Kind.GAUGE, "Bytes of the sealed segments that are not archived yet."),
+    Metric("kv_archive_oldest_unarchived_seconds", Kind.GAUGE, "How long the oldest of them has been sealed; 0: there is none."),
+    Metric("kv_archive_queue_bytes", Kind.GAUGE, "Unarchived bytes at which writes are refused, or segments given up."),
+    Metric(
+        "kv_archive_step", Kind.GAUGE, "0 keeping up, 1 hurrying, 2 slowing commits, 3 refusing writes, 4 giving segments up."
+    ),
+    Metric("kv_archive_pace_seconds", Kind.GAUGE, "How long each group of commits is held up for the archive."),
+    Metric("kv_archive_failing", Kind.GAUGE, "1 while the last attempt to archive failed, else 0."),
+    Metric("kv_archive_segments_total", Kind.COUNTER, "Segments archived since the start."),
+    Metric("kv_archive_raw_bytes_total", Kind.COUNTER, "Bytes of those segments in the log."),
+    Metric("kv_archive_stored_bytes_total", Kind.COUNTER, "Bytes of those segments in the archive."),
+    Metric("kv_archive_failures_total", Kind.COUNTER, "Attempts to archive that failed since the start."),
+    Metric("kv_archive_last_backup_revision", Kind.GAUGE, "Revision of the newest base backup in the archive."),
+    Metric("kv_archive_last_backup_timestamp_seconds", Kind.GAUGE, "When the newest base backup was made, in Unix time."),
+    Metric("kv_archive_last_verify_ok", Kind.GAUGE, "1 if the last check of every byte of the archive found nothing, else 0."),
+    Metric("kv_archive_last_verify_timestamp_seconds", Kind.GAUGE, "When that check ended, in Unix time."),
+    Metric("kv_archive_last_drill_ok", Kind.GAUGE, "1 if the last trial restore was equal to the node, else 0."),
+    Metric("kv_archive_last_drill_timestamp_seconds", Kind.GAUGE, "When that trial ended, in Unix time."),
+    Metric("kv_archive_last_drill_duration_seconds", Kind.GAUGE, "How long that trial took."),
     # the process
     Metric("kv_data_disk_free_bytes", Kind.GAUGE, "Bytes that can still be written to the data folder's disk."),
     Metric("kv_event_loop_lag_seconds", Kind.GAUGE, "Latest that a timer of the event loop fired in the last 15 seconds."),

@@ -7,10 +7,17 @@
     epochs/<number>.begun                     its first segment is durable; created once
     wal/<epoch>-<first revision>.wal          a segment of the log
     wal/<segment name>.<offset>.torn          what recovery cut from a segment's end, kept for inspection
+    wal/<segment name>.<n>.damaged            a segment that did not check, kept when a whole one took its place
     wal/prepared-<n>.tmp                      a future segment, zero-filled, without content
     tables/                                   the tables; the names in it are RocksDB's own
     building/<revision>.sst                   a table that a flush is building; moved into ``tables`` when it is whole
     ORIGIN                                    in a checkpoint, and in a store opened from one: where it comes from
+    BALLAST                                   space that is given back when the disk is full
+    scratch/                                  checkpoints on their way into a backup or a hash; emptied at a start
+    archive/                                  the archive, where it is a folder below the data; the names in it are its own
+    RESTORE                                   the folder is being restored and is no store yet: from what, up to where
+    restore/wal/...                           segments that a restore has fetched; gone when it ends
+    restore/<n>.part                          what is being fetched
 
 Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
 
@@ -25,11 +32,15 @@ from typing import NamedTuple
 
 _SEGMENT = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})\.wal")
 _TORN = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9a-f]{8})\.torn")
+_DAMAGED = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9]{1,10})\.damaged")
 _PREPARED = re.compile(r"prepared-([0-9]{1,10})\.tmp")
 _CLAIM = re.compile(r"([0-9a-f]{8})\.claim")
 
 TOP_LEVEL_NAMES = frozenset(
-    {"LOCK", "IDENTITY", "IDENTITY.tmp", "ORIGIN", "ORIGIN.tmp", "wal", "epochs", "tables", "building", "lost+found"}
+    {
+        *("LOCK", "IDENTITY", "IDENTITY.tmp", "ORIGIN", "ORIGIN.tmp", "wal", "epochs", "tables", "building"),
+        *("BALLAST", "scratch", "archive", "RESTORE", "RESTORE.tmp", "restore", "lost+found"),
+    }
 )
 """What may lie in a data folder; a freshly made file system adds the last one."""
 
@@ -55,6 +66,16 @@ class DataPaths:
         self.building = root / "building"
         self.origin = root / "ORIGIN"
         self.origin_temporary = root / "ORIGIN.tmp"
+        self.ballast = root / "BALLAST"
+        self.scratch = root / "scratch"
+        self.archive = root / "archive"
+        self.restore = root / "RESTORE"
+        self.restore_temporary = root / "RESTORE.tmp"
+        self.restoring = root / "restore"
+
+    def being_fetched(self, number: int) -> Path:
+        """Return the path under which a restore fetches a file or a segment before it has its place."""
+        return self.restoring / f"{number}.part"
 
     def table_being_built(self, revision: int) -> Path:
         """Return the path of the table that a flush up to this revision builds."""
@@ -67,6 +88,10 @@ class DataPaths:
     def torn(self, segment: Path, offset: int) -> Path:
         """Return where the torn tail cut from a segment at an offset is kept."""
         return self.wal / f"{segment.name}.{offset:08x}.torn"
+
+    def damaged(self, segment: Path, number: int) -> Path:
+        """Return where a damaged segment is kept; ``number``: 1, 2 and so on, of those that had its name."""
+        return self.wal / f"{segment.name}.{number}.damaged"
 
     def prepared(self, number: int) -> Path:
         """Return the path of a future segment."""
@@ -109,3 +134,8 @@ def is_prepared(name: str) -> bool:
 def is_torn(name: str) -> bool:
     """Say whether this is the name of a torn tail kept aside."""
     return _TORN.fullmatch(name) is not None
+
+
+def is_damaged(name: str) -> bool:
+    """Say whether this is the name of a damaged segment kept aside."""
+    return _DAMAGED.fullmatch(name) is not None

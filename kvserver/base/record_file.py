@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from kvserver.base.coding import crc32c
@@ -18,11 +17,11 @@ def encode_record(fields: dict[str, Any]) -> bytes:
     return json.dumps({**fields, _CRC: f"{crc:08x}"}, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def decode_record(path: Path, data: bytes) -> dict[str, Any]:
+def decode_record(path: object, data: bytes) -> dict[str, Any]:
     """Return the fields of a file's content. Raises Corruption."""
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corruption(path, 0, f"it is not a JSON object: {error}") from error
     if not isinstance(fields, dict) or fields.pop(_CRC, None) != f"{crc32c(0, _canonical(fields)):08x}":
         raise Corruption(path, 0, "the checksum does not match the fields")

@@ -34,24 +34,24 @@ durable is this project's.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kvserver.base.errors import Code, Corruption, KvError, OutcomeUnknown, RevisionError
+from kvserver.base.errors import Corruption, KvError, OutcomeUnknown
 from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Position
 from kvserver.commit.evaluate import evaluate
+from kvserver.commit.line import WaitingLine
 from kvserver.commit.log_port import CLAIM_OVERHEAD, Log
 from kvserver.commit.marks import Marks
 from kvserver.commit.reading import Reader
-from kvserver.commit.refusals import log_failed, overloaded, space_refusal, write_refused
+from kvserver.commit.refusals import log_failed, no_such_revision_yet, overloaded, repeated, space_refusal, write_refused
 from kvserver.commit.requests import Committed, Found, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.storage.view import Pin
 from kvserver.wal.commit_record import encode_commit, encode_put_run
-from kvserver.wal.group_commit import CUT, SEAL, GroupDone, Submission
+from kvserver.wal.group_commit import CUT, SEAL, SEAL_NOW, GroupDone, Submission
 
 Answer = TypeVar("Answer")
 AnyTicket = Ticket[Any]
@@ -74,10 +74,15 @@ class CommitPipeline:
         self.refused = 0
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called once, when the pipeline has failed."""
+        self.refusing: KvError | None = None
+        """What writes are refused with, before they get a revision, for a reason that lies elsewhere; None: they are not.
+
+        Whoever changes it calls ``admit_waiting``. A rule of admission like any other, so it costs nothing more than it.
+        """
         self._log = log
         self._options = options
-        self._waiting: deque[AnyTicket] = deque()
-        self._waiting_bytes = 0
+        self._line = WaitingLine(options)
+        self._waiting = self._line.tickets
         self._unwritten_bytes = 0
         self._unwritten = 0
         self._room = log.room()
@@ -128,23 +133,22 @@ class CommitPipeline:
         if self.failure is not None:
             ticket.fail(log_failed())
         elif revision > self.marks.assigned:
-            ticket.fail(
-                RevisionError(
-                    Code.FUTURE_REVISION,
-                    f"revision {revision} does not exist yet; the newest is {self.marks.visible}",
-                    "ask for an existing revision, or for the newest one by naming none",
-                )
-            )
+            ticket.fail(no_such_revision_yet(revision, self.marks.visible))
         else:
             ticket.decide(revision)
             self._hand_over(b"", 0, ticket)
         return ticket
 
-    def request_seal(self) -> None:
-        """Have the open segment sealed, if it is old enough, behind what is under way; what comes meanwhile waits."""
-        if self.failure is None and not self._sealing:
+    def request_seal(self, now: bool = False) -> bool:
+        """Have the open segment sealed behind what is under way, while what comes waits: if it is old enough, or ``now``.
+
+        Say whether the log was asked: it is not while it is busy with the last time.
+        """
+        asks = self.failure is None and not self._sealing
+        if asks:
             self._sealing = True
-            self._log.submit_to_log(SEAL)
+            self._log.submit_to_log(SEAL_NOW if now else SEAL)
+        return asks
 
     def request_cut(self) -> None:
         """Have a frame of the log end with what was submitted so far; ``on_cut`` tells where that is."""
@@ -167,7 +171,7 @@ class CommitPipeline:
         """Say whether a request of this size may be carried out now; ``in_batch``: together with others that waited."""
         if not size:
             return not self._blocked(in_batch)
-        if self._memory_is_full():
+        if self.refusing is not None or self._memory_is_full():
             return False
         if self._blocked(in_batch) or (
             self._unwritten_bytes and self._unwritten_bytes + size > self._options.max_unwritten_bytes
@@ -181,33 +185,23 @@ class CommitPipeline:
         return self._sealing or (self._unwritten > 0 and not self._options.overlap and not in_batch)
 
     def _stand_in_line(self, ticket: AnyTicket, size: int) -> None:
-        error = self._space_refusal(size)
-        if self._line_is_full(size):
-            self._drop_those_who_gave_up()
-        if error is None and self._line_is_full(size):
+        error = self._refusal(size)
+        if error is None and not self._line.takes(size):
             error = overloaded(len(self._waiting))
         if error is not None:
             self.refused += 1
             ticket.fail(error)
             return
-        ticket.waiting_bytes = size
-        self._waiting_bytes += size
-        self._waiting.append(ticket)
+        self._line.join(ticket, size)
         if len(self._waiting) == 1:  # room gained since it was asked for was told to nobody, as nobody waited yet
             self.admit_waiting()
 
-    def _line_is_full(self, size: int) -> bool:
-        options = self._options
-        return len(self._waiting) >= options.max_waiting or self._waiting_bytes + size > options.max_waiting_bytes
-
-    def _drop_those_who_gave_up(self) -> None:
-        self._waiting = deque(ticket for ticket in self._waiting if not ticket.done)
-        self._waiting_bytes = sum(ticket.waiting_bytes for ticket in self._waiting)
-
-    def _space_refusal(self, size: int) -> KvError | None:
-        """Return the refusal of a write for which there is no room on disk and none can be had; None where it may wait."""
+    def _refusal(self, size: int) -> KvError | None:
+        """Return the refusal of a write that is not wanted, or has no room and will get none; None where it may wait."""
         if not size:
             return None
+        if self.refusing is not None:
+            return repeated(self.refusing)
         if self._memory_is_full():
             refusal = self._log.memory_refusal()
             if refusal is not None:
@@ -226,22 +220,17 @@ class CommitPipeline:
             ticket = self._waiting[0]
             size = ticket.waiting_bytes
             if ticket.done:  # gave up
-                self._leave_line()
+                self._line.leave()
             elif self._admits(size, in_batch):
-                self._leave_line()
+                self._line.leave()
                 self._carry_out(ticket, size)
             else:
-                error = None if self._blocked(in_batch) else self._space_refusal(size)
+                error = None if self._blocked(in_batch) else self._refusal(size)
                 if error is None:
                     return
-                self._leave_line()
+                self._line.leave()
                 self.refused += 1
                 ticket.fail(error)
-
-    def _leave_line(self) -> None:
-        ticket = self._waiting.popleft()
-        self._waiting_bytes -= ticket.waiting_bytes
-        ticket.waiting_bytes = -1
 
     # -- carrying out ---------------------------------------------------------------------------------------------
 
@@ -367,7 +356,7 @@ class CommitPipeline:
             return
         self.position = done.position
         self.marks.move_durable(done.position.revision)
-        if done.control is SEAL:
+        if done.control is SEAL or done.control is SEAL_NOW:
             self._sealing = False
         elif done.control is CUT:
             self.on_cut(done.position)
@@ -387,7 +376,7 @@ class CommitPipeline:
                 submission.waiter.fail_with(OutcomeUnknown() if submission.commits else log_failed())
         while self._waiting:
             ticket = self._waiting[0]
-            self._leave_line()
+            self._line.leave()
             if not ticket.done:
                 ticket.decide(log_failed())
                 told.append(ticket)

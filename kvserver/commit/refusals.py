@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from kvserver.base.errors import Code, Corruption, KvError, NotServing, Refused
+from kvserver.base.errors import Code, Corruption, KvError, NotServing, Refused, RevisionError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -17,7 +17,7 @@ def log_failed() -> NotServing:
 def space_refusal(reason: OSError) -> Refused:
     """Return the refusal of a write for which the log gets no room."""
     if reason.errno in _FULL:
-        return _disk_full()
+        return disk_full()
     return Refused(
         Code.DISK_UNAVAILABLE,
         f"the log gets no room on disk ({reason.strerror or reason}); nothing was written",
@@ -28,7 +28,7 @@ def space_refusal(reason: OSError) -> Refused:
 def flush_refusal(reason: Exception) -> KvError:
     """Return the refusal of a write while memory is full and cannot be written into tables."""
     if isinstance(reason, OSError) and reason.errno in _FULL:
-        return _disk_full()
+        return disk_full()
     hint = reason.hint if isinstance(reason, Corruption) else "see the server's log; the node tries again by itself"
     return Refused(Code.TABLES_FAILED, f"memory is full and cannot be written into tables ({reason}); nothing was written", hint)
 
@@ -42,7 +42,7 @@ def write_refused(reason: KvError) -> Refused:
 def flush_failed(reason: Exception) -> KvError:
     """Return the answer to whoever asked for a flush that failed."""
     if isinstance(reason, OSError) and reason.errno in _FULL:
-        return _disk_full()
+        return disk_full()
     hint = "nothing is lost: the log has it; see the server's log, the node tries again by itself"
     return Refused(Code.TABLES_FAILED, f"memory could not be written into tables: {reason}", hint)
 
@@ -67,7 +67,31 @@ def overloaded(waiting: int) -> Refused:
     )
 
 
-def _disk_full() -> Refused:
+def no_such_revision_yet(revision: int, visible: int) -> RevisionError:
+    """Return the answer to whoever asks for a revision that was not given out yet."""
+    return RevisionError(
+        Code.FUTURE_REVISION,
+        f"revision {revision} does not exist yet; the newest is {visible}",
+        "ask for an existing revision, or for the newest one by naming none",
+    )
+
+
+def archive_behind(reason: str) -> Refused:
+    """Return the refusal of a write while the archive is so far behind that the log must not grow."""
+    return Refused(
+        Code.ARCHIVE_BEHIND,
+        f"the archive is too far behind ({reason}); nothing was written",
+        "see why with: kvctl archive status; the node goes on by itself once the archive has caught up",
+    )
+
+
+def repeated(refusal: KvError) -> Refused:
+    """Return a refusal in the same words for one caller: one that all of them raised would keep what each was about alive."""
+    return Refused(refusal.code, refusal.message, refusal.hint)
+
+
+def disk_full() -> Refused:
+    """Return the refusal of a write while the disk of the data folder has no room."""
     return Refused(
         Code.DISK_FULL,
         "the disk of the data folder is full; nothing was written",

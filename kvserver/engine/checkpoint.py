@@ -18,7 +18,7 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.types import Identity, Position
 from kvserver.commit.refusals import tables_failed
 from kvserver.engine.epochs import EpochHistory
-from kvserver.engine.origin import Origin, write_origin
+from kvserver.storage.origin import Origin, write_origin
 from kvserver.storage.rows import FLUSHED_KEY, decode_flushed
 from kvserver.storage.tables import TableFigures, Tables
 

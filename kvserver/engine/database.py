@@ -18,7 +18,7 @@ from kvserver.base.events import CheckpointMade, Listener, LogPoisoned, ignore
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
-from kvserver.base.types import Identity, Version
+from kvserver.base.types import Identity, Position, Version
 from kvserver.commit.marks import Marks
 from kvserver.commit.pipeline import AnyTicket, CommitPipeline
 from kvserver.commit.reading import Reader, compacted
@@ -26,8 +26,9 @@ from kvserver.commit.refusals import flush_refusal
 from kvserver.commit.requests import Request, spans_of
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket
+from kvserver.engine.archiving import Archiving
 from kvserver.engine.checkpoint import CheckpointDone, check_target, make_checkpoint, origin_of
-from kvserver.engine.figures import LogFigures, TableReads
+from kvserver.engine.figures import Measured
 from kvserver.engine.flushing import Flusher, FlushFloor
 from kvserver.engine.history import HistoryBounds, HistoryFound, read_history
 from kvserver.engine.obsolete_files import Holds, SegmentDeleter
@@ -40,16 +41,15 @@ from kvserver.engine.upkeep import Upkeep
 from kvserver.engine.worker import Post, Worker, told_by
 from kvserver.storage.past import TableState
 from kvserver.storage.ranges import KeySpan
-from kvserver.storage.rows import Statistics
-from kvserver.storage.tables import TableFigures
 from kvserver.storage.view import Pin
 from kvserver.wal.group_commit import Control, GroupCommitter, GroupDone, Submission
+from kvserver.wal.segment import SegmentInfo
 
 Answer = TypeVar("Answer")
 ANY_REVISION = 1 << 62
 
 
-class Database:
+class Database(Measured):
     """One store. Make it with ``open``."""
 
     def __init__(self, asked: OpenRequest, opened: Opened, post: Post) -> None:
@@ -78,6 +78,9 @@ class Database:
         self._builder = asked.kit.make_builder(env, asked.paths, options.tables, self._tables, listener)
         self._holds = Holds(self.marks.flushed + 1, opened.log.first_revision())
         deleter = SegmentDeleter(env.fs, asked.paths, opened.log, self._holds, listener)
+        self._archiving = Archiving(self.pipeline, opened.log, self._holds, self._flush_worker, deleter)
+        if asked.hold_archive:
+            self._archiving.hold_everything()
         floor = FlushFloor(
             env,
             asked.paths,
@@ -112,9 +115,11 @@ class Database:
         env: Environment | None = None,
         listener: Listener = ignore,
         threads: bool = True,
+        hold_archive: bool = False,
     ) -> Database:
         """Open a data folder, creating it if there is none. Raises OpenRefused, Corruption, OSError.
 
+        ``hold_archive``: keep the whole log until ``on_archived`` says how much of it is archived.
         Without ``threads`` nothing moves by itself: ``run_log_once`` and ``run_tables_once`` do a turn on the caller's thread.
         """
         env = env or Environment()
@@ -126,6 +131,7 @@ class Database:
             register_kind=register_kind,
             kit=kit,
             listener=listener,
+            hold_archive=hold_archive,
         )
         opened = open_folder(asked)
         database = cls(asked, opened, post)
@@ -236,6 +242,7 @@ class Database:
         """Do what time makes due: seal by age, flush, give up history and space; to be called every second or so."""
         if self._log.may_seal():
             self.pipeline.request_seal()
+        self._archiving.tick()
         self.flusher.tick()
         self._upkeep.tick()
 
@@ -243,10 +250,14 @@ class Database:
         """Write what memory holds into a table; return a ticket of the flushed revision."""
         return self.flusher.flush()
 
-    async def checkpoint(self, target: Path) -> CheckpointDone:
-        """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError."""
-        # A folder of a network may hang: not on the event loop, nor where everybody reads.
-        await told_by(self._flush_worker, lambda: check_target(self._env, self._paths.root, target))
+    async def checkpoint(self, target: Path, scratch: bool = False) -> CheckpointDone:
+        """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError.
+
+        ``scratch``: it lies below the data folder's own ``scratch/``, is removed by whoever wanted it, and is no event.
+        """
+        if not scratch:
+            # A folder of a network may hang: not on the event loop, nor where everybody reads.
+            await told_by(self._flush_worker, lambda: check_target(self._env, self._paths.root, target))
         await self.flush()
 
         def work() -> CheckpointDone:
@@ -255,62 +266,39 @@ class Database:
             return make_checkpoint(self._env, self._tables, target, origin)
 
         made = await told_by(self._beside, work)
-        self._listener(CheckpointMade(str(target), made.position.revision, made.table_files, made.table_bytes))
+        if not scratch:
+            self._listener(CheckpointMade(str(target), made.position.revision, made.table_files, made.table_bytes))
         return made
 
-    def statistics(self, namespace: int) -> Statistics:
-        """Return what a namespace holds: exact as of the flushed revision; what was put since counts as new."""
-        keys, key_bytes, value_bytes = self.flusher.statistics.get(namespace, Statistics(0, 0, 0))
-        for memtable in self.state.view.memtables():
-            table = memtable.find(namespace)
-            if table is not None:
-                keys += table.live_keys
-                value_bytes += table.put_bytes
-        return Statistics(max(0, keys), key_bytes, value_bytes)
+    # -- the archive's view of the log ----------------------------------------------------------------------------
 
-    def live_keys(self) -> int:
-        """Return how many keys exist in all namespaces, counted like ``statistics``."""
-        flushed = sum(one.keys for namespace, one in list(self.flusher.statistics.items()) if namespace)
-        return max(0, flushed + self.state.view.live_keys())
+    def sealed_segments(self) -> list[SegmentInfo]:
+        """Return the segments that will not change any more, oldest first. May be asked on any thread."""
+        return self._log.sealed
 
-    def memory_bytes(self) -> int:
-        """Return what is held in memory because it is in no table yet."""
-        return self.state.view.unflushed_bytes
+    def seal(self) -> Ticket[int]:
+        """Seal the open segment if it holds commits; return a ticket of the last sealed revision, which covers all so far."""
+        return self._archiving.seal()
 
-    def table_figures(self) -> TableFigures:
-        """Return what the tables looked like a second ago, or behind the last flush."""
-        return self.flusher.figures
+    def on_archived(self, position: Position) -> None:
+        """Note that everything up to a position is archived, read back, and listed; the log may let it go.
 
-    def table_reads(self) -> TableReads:
-        """Return how much was read from the tables since the start."""
-        return TableReads(self._beside.reads, self._beside.batches)
+        Raises ValueError for what is not visible.
+        """
+        self._archiving.archived(position)
 
-    def holds(self) -> list[tuple[str, int]]:
-        """Return who keeps segments of the log, and from which revision on."""
-        return sorted(self._holds.list().items())
+    def on_archive_gave_up(self, position: Position) -> None:
+        """Let the log go up to a position that is not archived and never will be, by the operator's own policy."""
+        self._archiving.given_up(position)
 
-    @property
-    def flushes(self) -> int:
-        """Return how often memory was flushed since the start."""
-        return self.flusher.flushes
+    def set_pressure(self, refusing: KvError | None, pace_ms: int) -> None:
+        """Slow writes down to a group in ``pace_ms``, or refuse them with an error before they get a revision (None: do not)."""
+        self._committer.pace_ms = pace_ms
+        if refusing is not self.pipeline.refusing:
+            self.pipeline.refusing = refusing
+            self.pipeline.admit_waiting()
 
-    @property
-    def flush_error(self) -> str:
-        """Return why the last flush failed; empty once one did not."""
-        return str(self.flusher.error) if self.flusher.error is not None else ""
-
-    def log_figures(self) -> LogFigures:
-        """Return what the log looks like. Read beside the log thread: each figure is true of some moment just past."""
-        error = self._space.error
-        return LogFigures(
-            segments=len(self._log.sealed) + 1,
-            total_bytes=self._log.total_bytes(),
-            groups=self._committer.groups,
-            syncs=self._log.syncs,
-            bytes_written=self._log.bytes_written,
-            chain=(self.pipeline.position or self._opened_at).chain,
-            space_error=str(error) if error is not None else "",
-        )
+    # -- life -----------------------------------------------------------------------------------------------------
 
     @property
     def failure(self) -> BaseException | None:
@@ -335,6 +323,7 @@ class Database:
         failpoints.hit("engine.close.before_final_sync")
         self.flusher.close()
         self._post(self.flusher.give_up)
+        self._post(self._archiving.close)
         self._builder.close()
         try:
             self._committer.stop()
@@ -377,6 +366,7 @@ class Database:
 
         def on_loop() -> None:
             self.pipeline.on_group_done(done)
+            self._archiving.consider()
             self.flusher.consider()
 
         self._post(on_loop)
@@ -385,6 +375,8 @@ class Database:
         """Have what waits for room looked at again; called on the space thread."""
         if self.pipeline.waiting:
             self._post(self.pipeline.admit_waiting)
+        if self._archiving.waiting and self._space.has_next():
+            self._post(self._archiving.tick)
         if self._space.failure is not None:
             failure = self._space.failure
             self._listener(LogPoisoned(str(failure) or repr(failure)))

@@ -13,6 +13,11 @@ class EpochHistory:
         self._epochs = epochs
 
     @property
+    def epochs(self) -> list[tuple[Epoch, Position]]:
+        """Return them; a copy."""
+        return list(self._epochs)
+
+    @property
     def current(self) -> Epoch:
         """Return the newest epoch."""
         return self._epochs[-1][0]

@@ -31,6 +31,9 @@ from kvserver.wal.segment import SegmentInfo
 FLUSH = "flush"
 """The hold of what is not in tables yet: the revision after the flushed one. It is always there."""
 
+ARCHIVE = "archive"
+"""The hold of what is not archived yet: the revision after the archived one; from a start on, until more is known, everything."""
+
 
 class HoldRefused(Exception):
     """What was to be held may be gone already."""

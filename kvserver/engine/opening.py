@@ -2,7 +2,7 @@
 
     1  lock the folder               another process in it is refused
     2  read or create the identity   a foreign or newer folder is refused; a new one, or a checkpoint, becomes a store
-    3  remove leftovers              future segments that never held a commit, tables that were never taken in
+    3  remove leftovers              future segments that never held a commit, tables that were never taken in, scratch copies
     4  open the tables               they say how far they are, and what the catalogue was there
     5  recover the log behind them   every case by name; what was read back is durable before step 6
     6  claim the next epoch          in the register, once; the number and nonce are ours alone
@@ -24,17 +24,18 @@ from kvserver.base import failpoints
 from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption, OpenRefused
 from kvserver.base.events import EpochBegun, Listener, LogRecovered, StoreCreated
-from kvserver.base.fs import Lock
+from kvserver.base.fs import Lock, remove_tree
+from kvserver.base.identity_file import create_identity
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
 from kvserver.base.types import Epoch, Identity, Position
 from kvserver.commit.state import State
 from kvserver.engine.epochs import EpochHistory
-from kvserver.engine.identity import create_identity, read_identity
+from kvserver.engine.identity import read_identity
 from kvserver.engine.opening_tables import OpenedTables, open_tables
-from kvserver.engine.origin import Origin, read_origin
 from kvserver.engine.table_kit import TableKit
+from kvserver.storage.origin import Origin, read_origin
 from kvserver.wal.log import LogWriter
 from kvserver.wal.recovery import RecoveredLog, recover
 from kvserver.wal.space import LogSpace
@@ -53,6 +54,7 @@ class OpenRequest:
     register_kind: str
     kit: TableKit
     listener: Listener
+    hold_archive: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,6 +85,7 @@ def open_folder(asked: OpenRequest) -> Opened:
             space = LogSpace(env.fs, paths, asked.options.wal, listener, env.clock)
             undo.callback(space.close)
             space.remove_leftovers()
+            remove_tree(env.fs, paths.scratch)
             origin = read_origin(env, paths)
             opened = open_tables(env, paths, asked.options.tables, asked.kit, identity, origin)
             undo.callback(opened.tables.close)

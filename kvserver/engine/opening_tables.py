@@ -11,8 +11,8 @@ from kvserver.base.options import TableOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Identity, Position
 from kvserver.commit.state import CATALOGUE_SPAN, State
-from kvserver.engine.origin import Origin
 from kvserver.engine.table_kit import TableKit
+from kvserver.storage.origin import Origin
 from kvserver.storage.rows import (
     FLUSHED_KEY,
     STATISTICS,

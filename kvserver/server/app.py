@@ -18,16 +18,18 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from kvserver.base.environment import Environment
-from kvserver.base.events import Event
+from kvserver.base.events import Event, SegmentSealed
 from kvserver.engine.database import Database
 from kvserver.engine.table_kit import rocks
 from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.server import logs
+from kvserver.server.archive_part import ArchivePart
 from kvserver.server.collector import Figures
 from kvserver.server.config import Address, ServeConfig
+from kvserver.server.copies import Copies
 from kvserver.server.http import HttpServer
 from kvserver.server.probes import Phase, Probes
-from kvserver.service import admin, kv
+from kvserver.service import admin, archive, kv
 from kvserver.storage.memtable import make_spares
 from kvserver.transport.grpc_aio import GrpcServer, cannot_listen
 
@@ -79,12 +81,16 @@ class App:
         self._watcher: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
         self._database: Database | None = None
+        self._copies: Copies | None = None
+        self._archive: ArchivePart | None = None
         self._grpc: GrpcServer | None = None
         self._listen = config.listen
         self._parts = [
             Part("heart", self._start_heart, self._stop_heart),
             Part("http", self._start_http, self._stop_http),
             Part("database", self._start_database, self._stop_database),
+            Part("copies", self._start_copies, self._stop_copies),
+            Part("archive", self._start_archive, self._stop_archive),
             Part("grpc", self._start_grpc, self._stop_grpc),
         ]
 
@@ -140,6 +146,7 @@ class App:
             f"ready listen={self._listen} http={http or 'off'} name={self._database.identity.node_name}"
             f" epoch={self._database.history.current.number} revision={self._database.marks.visible}"
             f" data_dir={shlex.quote(str(self._config.data_dir))}"
+            + (f" archive={shlex.quote(self._config.archive.url)}" if self._config.archive else "")
         )
 
     @property
@@ -221,6 +228,7 @@ class App:
             self._config.engine,
             self._env,
             self._on_event,
+            hold_archive=self._config.archive is not None,
         )
 
     def _post(self, callback: Callable[[], None]) -> None:
@@ -228,6 +236,8 @@ class App:
             self._loop.call_soon_threadsafe(callback)
 
     def _on_event(self, event: Event) -> None:
+        if self._archive is not None and isinstance(event, SegmentSealed):
+            self._archive.wake()
         logs.log_event(event)
         self._figures.on_event(event)
 
@@ -253,16 +263,43 @@ class App:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.to_thread(database.close), CLOSE_AFTER_FAILURE_S)
 
+    # -- copies and the archive -----------------------------------------------------------------------------------
+
+    async def _start_copies(self) -> None:
+        assert self._database is not None, "the database comes first"
+        self._copies = Copies(self._env, self._config.data_dir, self._database)
+        await self._copies.start()
+
+    async def _stop_copies(self) -> None:
+        if self._copies is not None:
+            await self._copies.stop()
+
+    async def _start_archive(self) -> None:
+        if self._config.archive is None:
+            return
+        assert self._database is not None and self._copies is not None, "they come first"
+        part = ArchivePart(
+            self._env, self._config.archive, self._config.data_dir, self._database, self._copies, self._post, self._on_event
+        )
+        await part.start()
+        self._archive = part
+        self._figures.archive = part.report
+
+    async def _stop_archive(self) -> None:
+        if self._archive is not None:
+            await self._archive.stop()
+
     # -- gRPC -----------------------------------------------------------------------------------------------------
 
     async def _start_grpc(self) -> None:
-        assert self._database is not None, "the database comes first"
-        database = self._database
+        assert self._database is not None and self._copies is not None, "they come first"
+        database, engine = self._database, self._config.engine
         services = (
             kv.KvService(database),
             admin.AdminService(
-                database, self._env.clock, self._config.engine.pipeline.memory_limit_bytes, tables=self._config.engine.tables
+                database, self._env.clock, engine.pipeline.memory_limit_bytes, tables=engine.tables, archive=self._archive
             ),
+            archive.ArchiveService(database, self._archive, self._copies.hash_content, self._env.clock),
         )
         methods = [method for service in services for method in service.methods()]
         self._grpc = GrpcServer(methods, health_names=("", kv.NAME, admin.NAME, admin.ROLE))
@@ -282,6 +319,9 @@ class App:
     async def _stop_grpc(self) -> None:
         assert self._grpc is not None and self._database is not None
         self.ask_to_stop()  # or the watcher would take the end for a breakdown
+        for part in (self._archive, self._copies):  # what may take hours would use up the grace
+            if part is not None:
+                part.end_calls()
         await self._grpc.stop(GRACE_S if self._database.failure is None else FAILURE_GRACE_S)
 
 

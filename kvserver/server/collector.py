@@ -20,7 +20,9 @@ import kvserver
 from kvserver.base.events import Event, LogRecovered
 from kvserver.base.metrics import METRICS, Kind
 from kvserver.engine.database import Database
+from kvserver.server.archive_figures import archive_values
 from kvserver.server.probes import Phase, Probes
+from kvserver.service.archive import Report
 from kvserver.transport.rpc_metrics import BUCKETS_S, MethodStats, label_of
 
 Sample = tuple[tuple[str, ...], float]
@@ -37,6 +39,8 @@ class Figures(Collector):
         self._recovered: LogRecovered | None = None
         self.loop_lag_s: Callable[[], float] = lambda: 0.0
         self.rpc_stats: Sequence[MethodStats] = ()
+        self.archive: Callable[[], Report] | None = None
+        """How the archive is doing, where there is one."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -60,6 +64,8 @@ class Figures(Collector):
         values = self._process_values()
         if self._probes.database is not None:
             values |= self._engine_values(self._probes.database)
+        if self.archive is not None:
+            values |= archive_values(self.archive())
         samples: dict[str, list[Sample]] = {name: [((), value)] for name, value in values.items()}
         samples["kv_build_info"] = [((kvserver.__version__, platform.python_version()), 1.0)]
         samples |= self._rpc_samples()

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvserver.archive.open_store import open_store
+from kvserver.archive.store import StoreRefused
 from kvserver.base.fs import FileSystem, OsFileSystem
 from kvserver.base.limits import MIB
 from kvserver.base.options import EngineOptions, PipelineOptions, TableOptions, WalOptions
@@ -21,7 +23,7 @@ from kvserver.server import config_file, flags
 from kvserver.server.config_file import BadConfigFile, Told
 from kvserver.server.flags import DEFAULT_LISTEN, NODE_NAME, PREFIX, SETTINGS, Address
 
-__all__ = ["DEFAULT_LISTEN", "Address", "ServeConfig", "parse"]
+__all__ = ["DEFAULT_LISTEN", "Address", "ArchiveConfig", "ServeConfig", "parse"]
 
 WRONG_USAGE = 2
 """The exit code of argparse, and ours, for what cannot be understood."""
@@ -39,6 +41,29 @@ _OF_KUBERNETES = re.compile(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ArchiveConfig:
+    """Where the log is archived, how, and what is done with the archive from time to time."""
+
+    url: str
+    workers: int
+    level: int
+    queue_bytes: int
+    rate_bytes_per_s: int
+    """0: no limit."""
+    when_full: str
+    """"refuse" or "gap"."""
+    ballast_bytes: int
+    verify_every_h: int
+    """0: never; so are the next two."""
+    drill_every_h: int
+    backup_every_h: int
+    keep_backups: int
+    """0: no bound by number."""
+    keep_days: int
+    """0: no bound by time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything that ``kvserver serve`` can be told."""
 
@@ -47,6 +72,7 @@ class ServeConfig:
     http: Address | None
     name: str
     engine: EngineOptions
+    archive: ArchiveConfig | None
     log_level: str
     log_format: str
     hints: bool
@@ -122,6 +148,7 @@ def _serve_config(told: Mapping[str, Told], check_only: bool, environment: Mappi
         http=value["http"],
         name=value["name"],
         engine=engine,
+        archive=_archive_config(value),
         log_level=value["log_level"],
         log_format=value["log_format"],
         hints=value["hints"],
@@ -163,6 +190,31 @@ def _engine_options(value: Mapping[str, Any]) -> EngineOptions:
             history_revisions=value["history_revisions"],
         ),
         node_name=value["name"] or _host_name(),
+    )
+
+
+def _archive_config(value: Mapping[str, Any]) -> ArchiveConfig | None:
+    """Return how to archive; None where there is to be no archive. Raises ValueError for an address that cannot be one."""
+    url = value["archive"]
+    if url is None:
+        return None
+    try:
+        open_store(url).close()  # asks nothing of it, so one that is down is no mistake
+    except StoreRefused as error:
+        raise ValueError(f"archive: {error.message}; {error.hint}") from error
+    return ArchiveConfig(
+        url=url,
+        workers=value["archive_workers"],
+        level=value["archive_level"],
+        queue_bytes=value["archive_queue_mb"] * MIB,
+        rate_bytes_per_s=value["archive_rate_mb"] * MIB,
+        when_full=value["archive_full"],
+        ballast_bytes=value["ballast_mb"] * MIB,
+        verify_every_h=value["archive_verify_h"],
+        drill_every_h=value["archive_drill_h"],
+        backup_every_h=value["backup_h"],
+        keep_backups=value["keep_backups"],
+        keep_days=value["keep_days"],
     )
 
 

@@ -77,7 +77,7 @@ class _Reading:
 
     def take_all(self, content: Mapping[str, Any]) -> None:
         for key, held in content.items():
-            if key in SECTIONS:
+            if key in SECTIONS and (isinstance(held, dict) or key not in _BY_NAME):
                 if isinstance(held, dict):
                     for inner, value in held.items():
                         self._take(key, inner, value)

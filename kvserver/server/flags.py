@@ -24,11 +24,13 @@ OFF = "off"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 LOOPS = ("uvloop", "asyncio")
+WHEN_FULL = ("refuse", "gap")
 
 SECTIONS: Mapping[str, str] = {
     "server": "the server",
     "log": "the log of commits",
     "tables": "memory, tables and history",
+    "archive": "the archive",
 }
 """The sections of a configuration file, and what the groups of flags are called in the help."""
 
@@ -40,6 +42,7 @@ _EXAMPLES = """\
 examples:
   kvserver serve --data-dir data/node
   kvserver serve --data-dir /srv/kv --listen 0.0.0.0:7400 --http 0.0.0.0:7480 --name kv-1 --log-format json
+  kvserver serve --data-dir /srv/kv --archive file:///mnt/archive --backup-h 24 --keep-days 30
   kvserver serve --config kvserver.toml --check-config
   KVSERVER_DATA_DIR=/srv/kv KVSERVER_MEMORY_LIMIT_MB=512 kvserver serve
 
@@ -129,6 +132,12 @@ def _optional_address(text: str) -> Address | None:
     return None if text == OFF else _address(text)
 
 
+def _archive(text: str) -> str | None:
+    if not text:
+        raise argparse.ArgumentTypeError(f"an archive needs an address; {OFF!r} stands for none")
+    return None if text == OFF else text
+
+
 def _between(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         usable = text.isascii() and text.isdigit() and len(text) <= len(str(most))
@@ -181,6 +190,38 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("tables", "history-revisions", "N", 10_000_000, _between(0, 1 << 62)),
         help="and while it is one of so many newest ones; 0: no bound by number",
+    ),
+    Setting(
+        *("archive", "archive", "URL", OFF, _archive),
+        help="archive the log there: file:///FOLDER or s3://BUCKET/PREFIX; 'off': nowhere",
+    ),
+    Setting("archive", "archive-workers", "N", 2, _between(1, 64), "segments that are archived at the same time, at most"),
+    Setting("archive", "archive-level", "N", 1, _between(1, 19), "level of compression (zstd); while it is behind, level 1"),
+    Setting(
+        *("archive", "archive-queue-mb", "N", 2048, _between(64, 1 << 24)),
+        help="MiB of the log that may wait for the archive; from half of it on commits are slowed",
+    ),
+    Setting(
+        "archive", "archive-rate-mb", "N", 0, _between(0, 1 << 20), "MiB of the log that may be archived a second; 0: no limit"
+    ),
+    Setting(
+        *("archive", "archive-full", "|".join(WHEN_FULL), WHEN_FULL[0], _one_of(WHEN_FULL)),
+        help="when the queue is full, refuse writes, or give up its oldest part and leave a gap in the archive",
+    ),
+    Setting(
+        *("archive", "ballast-mb", "N", 64, _between(0, 65_536)),
+        help="MiB kept on the data's disk to be given back when it is full, so that the archive can catch up; 0: none",
+    ),
+    Setting("archive", "archive-verify-h", "N", 168, _between(0, 87_600), "check every byte of the archive so often; 0: never"),
+    Setting(
+        *("archive", "archive-drill-h", "N", 0, _between(0, 87_600)),
+        help="restore the archive into a scratch folder and compare it with the node so often; 0: never",
+    ),
+    Setting("archive", "backup-h", "N", 0, _between(0, 87_600), "make a base backup so often; 0: only when asked to"),
+    Setting("archive", "keep-backups", "N", 0, _between(0, 100_000), "keep so many newest backups; 0: no bound by number"),
+    Setting(
+        *("archive", "keep-days", "N", 0, _between(0, 36_500)),
+        help="keep what is needed to restore any moment of so many days; 0: no bound by time",
     ),
 )
 

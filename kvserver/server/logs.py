@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from kvserver.base import events
+from kvserver.base import archive_events, archive_upkeep_events, events
 from kvserver.base.events import Event
 
 LOG = logging.getLogger("kvserver.engine")
@@ -46,6 +46,47 @@ _SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
     ),
     events.SpaceAvailable: (logging.INFO, lambda e: "the log gets room again"),
     events.LogPoisoned: (logging.CRITICAL, lambda e: f"the log failed, nothing is acknowledged any more: {e.reason}"),
+    archive_events.SegmentArchived: (
+        logging.DEBUG,
+        lambda e: f"archived {e.segment} up to revision {e.last_revision}: {e.raw_bytes} bytes as {e.stored_bytes}",
+    ),
+    archive_events.ArchivePressureChanged: (
+        logging.WARNING,
+        lambda e: f"the archive is {e.step}, after {e.before}: {e.unarchived_bytes} bytes of the log wait for it",
+    ),
+    archive_events.ArchiveGap: (
+        logging.ERROR,
+        lambda e: (
+            f"the archive lacks revisions {e.first_revision} to {e.last_revision} for good ({e.reason}); "
+            "make a new base backup: kvctl backup create"
+        ),
+    ),
+    archive_events.ArchiveNeedsBackup: (
+        logging.WARNING,
+        lambda e: (
+            f"the archive begins behind revision {e.from_revision}, and nothing in it can be restored without a base backup "
+            "of that revision or a later one: kvctl backup create"
+        ),
+    ),
+    archive_events.ArchiveFencedOff: (logging.CRITICAL, lambda e: f"nothing is archived any more, stop this node: {e.reason}"),
+    archive_events.BallastGivenBack: (
+        logging.WARNING,
+        lambda e: f"the disk is nearly full: gave back {e.ballast_bytes} bytes of ballast; {e.free_bytes} bytes are free",
+    ),
+    archive_upkeep_events.BackupMade: (
+        logging.INFO,
+        lambda e: (
+            f"made backup {e.backup} of revision {e.revision}: {e.files} files, {e.total_bytes} bytes, "
+            f"{e.sent_bytes} of them new, in {e.seconds:.1f} s"
+        ),
+    ),
+    archive_upkeep_events.ArchiveVerified: (logging.INFO, lambda e: f"checked the archive in {e.seconds:.1f} s: {e.what}"),
+    archive_upkeep_events.ArchiveVerifyFailed: (logging.ERROR, lambda e: f"the check of the archive failed: {e.reason}"),
+    archive_upkeep_events.DrillPassed: (
+        logging.INFO,
+        lambda e: f"drill: restored revision {e.revision} in {e.seconds:.1f} s, and it is equal to the node",
+    ),
+    archive_upkeep_events.DrillFailed: (logging.ERROR, lambda e: f"the drill failed: {e.reason}"),
 }
 """The level and the sentence of kinds of events for which people want a better one than ``_plain_sentence`` makes."""
 

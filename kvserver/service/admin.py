@@ -16,7 +16,7 @@ from kvserver.commit.requests import Committed, CompactHistory, CreateNamespace,
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
-from kvserver.service import convert, validation
+from kvserver.service import archive, convert, validation
 from kvserver.service.context import CallContext
 from kvserver.service.methods import Method, UnaryMethod
 from kvserver.storage.tables import TableFigures
@@ -37,8 +37,16 @@ TABLES_WARNING_SHARE = 0.75
 class AdminService:
     """The handlers of the service; all of them belong to the event loop."""
 
-    def __init__(self, database: Database, clock: Clock, memory_limit_bytes: int = 0, tables: TableOptions | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        memory_limit_bytes: int = 0,
+        tables: TableOptions | None = None,
+        archive: archive.Archive | None = None,
+    ) -> None:
         self._database = database
+        self._archive = archive
         self._clock = clock
         self._memory_limit_bytes = memory_limit_bytes
         self._tables = tables or TableOptions()
@@ -69,6 +77,7 @@ class AdminService:
         log = database.log_figures()
         tables = database.table_figures()
         memory_bytes = database.memory_bytes()
+        archived = self._archive.report() if self._archive is not None else None
         return admin_pb2.StatusResponse(
             header=self._answers.header(marks.visible),
             role=ROLE,
@@ -86,7 +95,11 @@ class AdminService:
             wal_segments=log.segments,
             wal_bytes=log.total_bytes,
             uptime_ms=int((self._clock.monotonic() - self._began) * 1000),
-            warnings=[*self._warnings(log.space_error, memory_bytes), *self._table_warnings(tables)],
+            warnings=[
+                *self._warnings(log.space_error, memory_bytes),
+                *self._table_warnings(tables),
+                *(archive.warnings(archived) if archived is not None else ()),
+            ],
             flushed_revision=marks.flushed,
             table_files=tables.files,
             table_bytes=tables.total_bytes,
@@ -94,6 +107,8 @@ class AdminService:
             pending_compaction_bytes=tables.pending_compaction_bytes,
             flushes=database.flushes,
             holds=[admin_pb2.Hold(name=name, revision=revision) for name, revision in database.holds()],
+            archived_revision=archived.archived.revision if archived is not None and archived.archived is not None else 0,
+            archive_url=archived.url if archived is not None else "",
         )
 
     def _warnings(self, space_error: str, memory_bytes: int) -> list[str]:

@@ -59,6 +59,7 @@ CANONICAL: Mapping[Code, Canonical] = {
     Code.DUPLICATE_KEY: Canonical.INVALID_ARGUMENT,
     Code.RANGE_TOO_LARGE: Canonical.INVALID_ARGUMENT,
     Code.TARGET_UNUSABLE: Canonical.INVALID_ARGUMENT,
+    Code.NO_ARCHIVE: Canonical.FAILED_PRECONDITION,
     Code.UNKNOWN_NAMESPACE: Canonical.NOT_FOUND,
     Code.NAMESPACE_EXISTS: Canonical.ALREADY_EXISTS,
     Code.INVALID_NAMESPACE_NAME: Canonical.INVALID_ARGUMENT,
@@ -68,6 +69,7 @@ CANONICAL: Mapping[Code, Canonical] = {
     # Not DATA_LOSS: that is what an operator is woken for. Here a caller holds a position that this node never promised,
     # for instance of a MEMORY write that a crash took back, and must decide anew.
     Code.HISTORY_LOST: Canonical.FAILED_PRECONDITION,
+    Code.NO_RESTORE_PLAN: Canonical.OUT_OF_RANGE,
     # Certainly not written: a generic client may and should repeat it.
     Code.NOT_WRITTEN: Canonical.UNAVAILABLE,
     Code.OUTCOME_UNKNOWN: Canonical.UNKNOWN,
@@ -79,6 +81,10 @@ CANONICAL: Mapping[Code, Canonical] = {
     # As with the log's disk: nothing was written, and the same node may well do it after a pause. Not UNAVAILABLE, which is
     # repeated at once and elsewhere; this node serves everything that needs no table.
     Code.TABLES_FAILED: Canonical.RESOURCE_EXHAUSTED,
+    # The same for the archive: what needs it may be asked again after a pause, everything else is served.
+    Code.ARCHIVE_UNAVAILABLE: Canonical.RESOURCE_EXHAUSTED,
+    Code.ARCHIVE_BEHIND: Canonical.RESOURCE_EXHAUSTED,
+    Code.ARCHIVE_FENCED: Canonical.FAILED_PRECONDITION,
     # Nothing of such a request was carried out; another node, or this one after its restart, may take it.
     Code.LOG_FAILED: Canonical.UNAVAILABLE,
     Code.NOT_SERVING: Canonical.UNAVAILABLE,

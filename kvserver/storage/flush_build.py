@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kvserver.base import failpoints
 from kvserver.base.clock import Clock, SystemClock
@@ -200,11 +200,21 @@ def build_table(
 
     Raises Corruption for groups that do not parse and rows that cannot be; OSError. Then the table is abandoned.
     """
+    return build_collected(job, lambda: collect(job.after.revision, frames), tables, writer, clock)
+
+
+def build_collected(
+    job: FlushJob, changes: Callable[[], RangeChanges], tables: TableReader, writer: TableWriter, clock: Clock | None = None
+) -> FlushOutcome:
+    """Do the same with what the groups changed, which is used up by it. Raises as ``build_table``; what ``changes`` raises."""
     clock = clock or SystemClock()
     begun = clock.monotonic()
     build = _Build(job, tables, writer)
     try:
-        statistics = _write_namespaces(build, _collect(job, frames), tables)
+        collected = changes()
+        if collected.revision != job.upto.revision:
+            raise ValueError(f"the groups end at revision {collected.revision}, the job at {job.upto.revision}")
+        statistics = _write_namespaces(build, collected, tables)
         history_rows = build.history()
         build.end(statistics)
         failpoints.hit("flush.build.before_finish")
@@ -217,16 +227,14 @@ def build_table(
     return FlushOutcome(build.written, history_rows, table_bytes, statistics, clock.monotonic() - begun)
 
 
-def _collect(job: FlushJob, frames: Iterable[RangeFrame]) -> RangeChanges:
-    """Return the changes of all groups. Raises Corruption where one does not parse, ValueError where they are not the range."""
-    changes = RangeChanges(job.after.revision)
+def collect(after_revision: int, frames: Iterable[RangeFrame]) -> RangeChanges:
+    """Return the changes of groups that follow a revision. Raises Corruption where one does not parse, or does not follow."""
+    changes = RangeChanges(after_revision)
     for frame in frames:
         try:
             changes.add_group(frame.header.first_revision, frame.header.commits, frame.payload)
         except ValueError as error:
             raise Corruption(frame.path, frame.offset, str(error)) from error
-    if changes.revision != job.upto.revision:
-        raise ValueError(f"the groups end at revision {changes.revision}, the job at {job.upto.revision}")
     return changes
 
 

@@ -3,7 +3,8 @@
 - ``kvserver_node``: a namespace of its own on a server that all tests of the session share (with pytest-xdist: of a worker).
   Cheap: a test pays for two short calls. It cannot be killed; what belongs to the whole server (revisions, ``compact``,
   ``status``) is shared.
-- ``start_kvserver(*flags, data_dir=None, environment=None)``: starts a server for one test alone, which may kill it.
+- ``start_kvserver(*flags, data_dir=None, environment=None, archive=False)``: starts a server for one test alone, which may kill
+  it.
 - ``kvserver_shared``: the shared server itself, started when it is first needed.
 - ``kvserver_flags``: flags of the shared server; none, unless a project overrides this fixture.
 
@@ -37,6 +38,7 @@ class StartServer(Protocol):
         data_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
+        archive: bool | Path = False,
     ) -> Server:
         """Start a server, which is killed when the test is over; see ``running_server``."""
 
@@ -76,10 +78,14 @@ def start_kvserver(request: pytest.FixtureRequest) -> Iterator[StartServer]:
             data_dir: Path | None = None,
             environment: Mapping[str, str] | None = None,
             start_timeout_s: float = START_TIMEOUT_S,
+            archive: bool | Path = False,
         ) -> Server:
             __tracebackhide__ = True
-            running = running_server(*flags, data_dir=data_dir, environment=environment, start_timeout_s=start_timeout_s)
-            server = servers.enter_context(running)
+            server = servers.enter_context(
+                running_server(
+                    *flags, data_dir=data_dir, environment=environment, start_timeout_s=start_timeout_s, archive=archive
+                )
+            )
             _note(request, server)
             return server
 

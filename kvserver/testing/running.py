@@ -67,12 +67,15 @@ class Server:
         data_dir: Path,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
+        archive_dir: Path | None = None,
     ) -> None:
         for flag in flags:
             if flag.partition("=")[0] == "--data-dir":
                 raise ValueError("name the folder with data_dir=, not with a flag")
         self.data_dir = data_dir
         """The folder with the data; it stays as it is while the server is down."""
+        self.archive_dir = archive_dir
+        """The folder with the archive; None where it was started without one."""
         self._flags = tuple(flags)
         self._environment = dict(environment or {})
         self._start_timeout_s = start_timeout_s
@@ -88,6 +91,11 @@ class Server:
     def http_address(self) -> str:
         """Where it serves probes and metrics, ``HOST:PORT``; ``off`` unless it was started with ``--http 127.0.0.1:0``."""
         return self._process.field("http")
+
+    @property
+    def archive_url(self) -> str:
+        """The address of the archive, as ``--archive`` takes it; empty where it was started without one."""
+        return self.archive_dir.absolute().as_uri() if self.archive_dir is not None else ""
 
     @property
     def pid(self) -> int:
@@ -113,7 +121,8 @@ class Server:
         __tracebackhide__ = True
         if self.running:
             raise RuntimeError("the server runs already")
-        own = ("--data-dir", str(self.data_dir), "--listen", self._listen, "--http", "off")
+        own = ["--data-dir", str(self.data_dir), "--listen", self._listen, "--http", "off"]
+        own += ["--archive", self.archive_url] if self.archive_url else []
         process = ServerProcess((*own, *self._flags), self._environment)  # of a flag given twice the last one counts
         self._lives.append(process)
         process.wait_until_ready(self._start_timeout_s)
@@ -197,19 +206,22 @@ def running_server(
     data_dir: Path | None = None,
     environment: Mapping[str, str] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
+    archive: bool | Path = False,
 ) -> Iterator[Server]:
     """Start a server on a free port of 127.0.0.1, and kill it at the end of the block.
 
     ``flags`` are those of ``kvserver serve``. ``data_dir`` is the folder for its data, and is kept; without one it has a
-    temporary folder, which is removed. ``environment`` adds variables for the process. Raises ServerFailed, with the last
-    lines that it printed, if it does not serve within ``start_timeout_s``.
+    temporary folder, which is removed. ``environment`` adds variables for the process. ``archive``: a folder for its archive,
+    or True for one beside its data. Raises ServerFailed, with the last lines that it printed, if it does not serve within
+    ``start_timeout_s``.
     """
     __tracebackhide__ = True
     with contextlib.ExitStack() as at_the_end:
         if data_dir is None:
             folder = tempfile.TemporaryDirectory(prefix="kvserver-", ignore_cleanup_errors=True)
             data_dir = Path(at_the_end.enter_context(folder)) / "data"
-        server = Server(flags, data_dir, environment, start_timeout_s)
+        archive_dir = data_dir.with_name(f"{data_dir.name}-archive") if archive is True else archive or None
+        server = Server(flags, data_dir, environment, start_timeout_s, archive_dir)
         at_the_end.callback(server.kill)
         server.start()
         yield server

@@ -203,14 +203,17 @@ def check_frame(data: bytes, offset: int, segment_id: int, seed: int) -> FrameHe
     header = parse_frame_header(data, offset)
     if header is None or header.segment_id != segment_id or header.flags != 0:
         return None
-    end = offset + header.frame_length
-    if end > len(data):
-        return None
-    crc_at = offset + FRAME_HEADER_LENGTH - _FRAME_CRC.size
-    (crc,) = _FRAME_CRC.unpack_from(data, crc_at)
-    if crc32c(crc32c(seed, data[offset:crc_at]), data[crc_at + _FRAME_CRC.size : end]) != crc:
+    if offset + header.frame_length > len(data) or not frame_checks(data, offset, header, seed):
         return None
     return header
+
+
+def frame_checks(data: bytes, offset: int, header: FrameHeader, seed: int) -> bool:
+    """Say whether the checksum of a frame that is whole in the data matches."""
+    crc_at = offset + FRAME_HEADER_LENGTH - _FRAME_CRC.size
+    body_at = crc_at + _FRAME_CRC.size
+    crc = crc32c(crc32c(seed, data[offset:crc_at]), data[body_at : offset + header.frame_length])
+    return _FRAME_CRC.pack(crc) == data[crc_at:body_at]
 
 
 def next_chain(chain: bytes, header: FrameHeader, data: bytes, offset: int) -> bytes:

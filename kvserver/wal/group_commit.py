@@ -63,6 +63,9 @@ class Control:
 
 
 SEAL = Control("seal")
+"""End the open segment if it is old enough."""
+SEAL_NOW = Control("seal now")
+"""End the open segment if it holds commits, whatever its age."""
 CUT = Control("cut")
 """End the frame here: the position that comes back is the end of a frame, with exactly what was submitted before."""
 STOP = Control("stop")
@@ -106,6 +109,8 @@ class GroupCommitter(Generic[Waiter]):
         self._pause = threading.Condition()
         self._next_group_at_s = 0.0
         self._in_hand: list[Submission[Waiter]] = []
+        self.pace_ms = 0
+        """Groups of commits begin at least so long after one another; set from any thread, and in force from the next one on."""
         self.groups = 0
         self.error: BaseException | None = None
 
@@ -139,7 +144,7 @@ class GroupCommitter(Generic[Waiter]):
             if first is CUT:
                 self._deliver(GroupDone([], self._log.position, self.error, CUT))
             else:
-                self._seal()
+                self._seal(first)
             return True
         self._commit(self._gather(first))
         return True
@@ -202,14 +207,14 @@ class GroupCommitter(Generic[Waiter]):
         self._in_hand = []
         crowd = len(items) >= CROWD and len(payload) < len(items) * CROWD_BYTES
         window_ms = min(self._options.group_window_ms, len(items) * CROWD_PACE_MS) if crowd else 0.0
-        self._next_group_at_s = began_s + window_ms / 1000
+        self._next_group_at_s = began_s + max(window_ms, self.pace_ms if commits else 0) / 1000
         self._deliver(done)
 
-    def _seal(self) -> None:
-        """Rotate if the segment is old enough and the next one is ready, and tell the pipeline that it may go on."""
-        if self.error is None and self._log.may_seal():
+    def _seal(self, control: Control) -> None:
+        """Rotate if that is asked for and the next segment is ready, and tell the pipeline that it may go on."""
+        if self.error is None and (self._log.may_seal() if control is SEAL else self._log.can_seal()):
             self._guarded(self._log.rotate)
-        self._deliver(GroupDone([], self._log.position, self.error, SEAL))
+        self._deliver(GroupDone([], self._log.position, self.error, control))
 
     def _guarded(self, write: Callable[[], None]) -> bool:
         """Write, unless the log has failed already; say whether all is well. A failure is final, whatever it is."""

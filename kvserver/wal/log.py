@@ -125,8 +125,11 @@ class LogWriter:
     def may_seal(self) -> bool:
         """Say whether the open segment holds commits, has reached the age at which it is sealed, and another is ready."""
         age = self._options.seal_age_ms
-        old = bool(age and self.segment.groups and (self._clock.monotonic() - self._opened_at_s) * 1000 >= age)
-        return old and self._space.has_next()
+        return bool(age) and (self._clock.monotonic() - self._opened_at_s) * 1000 >= age and self.can_seal()
+
+    def can_seal(self) -> bool:
+        """Say whether the open segment holds commits and another is ready."""
+        return self.segment.groups > 0 and self._space.has_next()
 
     def rotate(self) -> None:
         """Seal the open segment and open the next one. Raises OSError."""

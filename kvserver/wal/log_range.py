@@ -8,7 +8,7 @@ corruption, never a shorter range.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from kvserver.base.errors import Corruption
@@ -19,6 +19,7 @@ from kvserver.base.types import Position
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import Frame
 from kvserver.wal.recovery import list_segments
+from kvserver.wal.sequence import FrameSequence
 
 READ_WINDOW_BYTES = 2 * MIB
 """Read at once where frames are wanted; a larger frame is read in one piece."""
@@ -34,10 +35,10 @@ class RangeFrame(Frame):
     path: Path
 
 
-class _Segment:
+class _Segment(FrameSequence):
     """A segment that is read frame by frame, a piece of it in memory at a time, and the position behind the last frame."""
 
-    def __init__(self, path: Path, name: SegmentName, file: File) -> None:
+    def __init__(self, path: Path, name: SegmentName, file: File, prove_chain: bool) -> None:
         """Read and check the header. Raises Corruption."""
         self.path = path
         self.name = name
@@ -46,14 +47,17 @@ class _Segment:
         self._begin = 0
         """Where ``_data`` lies in the file."""
         try:
-            self.header = fmt.decode_segment_header(file.pread(fmt.SEGMENT_HEADER_LENGTH, 0))
+            super().__init__(path, fmt.decode_segment_header(file.pread(fmt.SEGMENT_HEADER_LENGTH, 0)))
         except ValueError as error:
             raise Corruption(path, 0, str(error)) from error
         if SegmentName(self.header.epoch.number, self.header.first_revision) != name:
             raise Corruption(path, 0, "the segment's header does not fit its name")
         self._seed = fmt.crc_seed(self.header.segment_id)
-        self.offset = fmt.SEGMENT_HEADER_LENGTH
-        self.position = Position(self.header.epoch, self.header.first_revision - 1, self.header.start_chain())
+        self._prove_chain = prove_chain
+
+    def resume(self, offset: int, position: Position) -> None:
+        """Stand behind a frame that was read before."""
+        self.offset, self.revision, self.chain = offset, position.revision, position.chain
 
     def skip(self) -> fmt.FrameHeader:
         """Step over a frame that is not wanted, by its header alone. Raises Corruption."""
@@ -61,7 +65,7 @@ class _Segment:
         header = fmt.parse_frame_header(self._data, at)
         if header is None or header.segment_id != self.header.segment_id or header.flags:
             raise self.corruption("there is no frame where one was")
-        self._step(header, header.chain)
+        self.accept(header, header.chain)
         return header
 
     def read(self) -> RangeFrame:
@@ -76,21 +80,8 @@ class _Segment:
         if header is None:
             raise self.corruption("a frame that was durable does not check")
         offset, body = self.offset, at + fmt.FRAME_HEADER_LENGTH
-        self._step(header, fmt.next_chain(self.position.chain, header, self._data, at))
+        self.accept(header, fmt.next_chain(self.chain, header, self._data, at) if self._prove_chain else header.chain)
         return RangeFrame(offset, header, self._data[body : body + header.payload_length], self.path)
-
-    def corruption(self, what: str, offset: int | None = None) -> Corruption:
-        """Return the error that something is wrong here."""
-        return Corruption(self.path, self.offset if offset is None else offset, what)
-
-    def _step(self, header: fmt.FrameHeader, chain: bytes) -> None:
-        revision = self.position.revision
-        if header.first_revision != revision + 1:
-            raise self.corruption(f"revision {revision + 1} is missing; {header.first_revision} follows")
-        if header.chain != chain:
-            raise self.corruption("the chain of history is broken here")
-        self.offset += header.frame_length
-        self.position = Position(self.header.epoch, header.last_revision, chain)
 
     def _reach(self, length: int, window: int) -> int:
         """Have so many bytes from ``offset`` on in memory, or all that there are; return where they begin in ``_data``."""
@@ -115,12 +106,14 @@ class _End:
 class LogRangeReader:
     """Reads one range after the other. Not safe for several threads."""
 
-    def __init__(self, fs: FileSystem, paths: DataPaths) -> None:
+    def __init__(self, fs: FileSystem, paths: DataPaths, prove_chain: bool = True) -> None:
+        """Without ``prove_chain`` the chain is taken from the frames, whose checksums cover it, for who has proven it before."""
         self._fs = fs
         self._paths = paths
+        self._prove_chain = prove_chain
         self._ended: _End | None = None
 
-    def frames(self, after: Position, upto: Position) -> Iterator[RangeFrame]:
+    def frames(self, after: Position, upto: Position) -> Generator[RangeFrame, None, None]:
         """Yield the groups whose commits r are after.revision < r <= upto.revision, in order.
 
         Both are ends of frames, and ``upto`` is durable. Segments that end before ``after`` may be gone or go meanwhile.
@@ -136,11 +129,11 @@ class LogRangeReader:
         while True:
             path = self._paths.segment(name)
             with opened(self._fs.open(path)) as file:
-                segment = _Segment(path, name, file)
+                segment = _Segment(path, name, file, self._prove_chain)
                 if before is not None:
                     _check_continues(before, segment)
                 elif resume is not None and segment.header.segment_id == resume.segment_id:
-                    segment.offset, segment.position = resume.offset, resume.position
+                    segment.resume(resume.offset, resume.position)
                 found = found or segment.header.previous == after
                 for frame in _walk(segment, after, upto, found):
                     found = True
@@ -186,8 +179,9 @@ def _walk(segment: _Segment, after: Position, upto: Position, found: bool) -> It
     the position does not, a later segment may have it, but no later frame of the same epoch.
     """
     while True:
-        found = found or segment.position == after
-        if found and segment.position == upto:
+        position = segment.position
+        found = found or position == after
+        if found and position == upto:
             return
         begin = segment.offset
         frame = segment.read() if found else None
@@ -197,9 +191,9 @@ def _walk(segment: _Segment, after: Position, upto: Position, found: bool) -> It
         if header.kind != fmt.GROUP:
             continue
         goal = upto if found else after
-        if segment.position.revision > goal.revision:
+        if segment.revision > goal.revision:
             raise segment.corruption(f"the group goes beyond revision {goal.revision}, where one ended", begin)
-        if segment.position.revision == goal.revision and segment.position.epoch == goal.epoch and segment.position != goal:
+        if segment.revision == goal.revision and segment.header.epoch == goal.epoch and segment.chain != goal.chain:
             raise segment.corruption(f"revision {goal.revision} has another history here than it had", begin)
         if frame is not None:
             yield frame

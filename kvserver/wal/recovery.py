@@ -17,9 +17,10 @@ The form, a decision table over what is seen, follows TigerBeetle's journal reco
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from kvserver.base import failpoints
@@ -70,6 +71,12 @@ DECISIONS = {
     Case.TRAILING: Decision.REFUSE,
 }
 
+
+SEALED_HINT = (
+    "see what can still be read with: kvctl wal verify DATA_DIR; if the store has an archive, fetch the segment again with: "
+    "kvctl wal repair --data-dir DATA_DIR --from archive --archive URL; else restore the file from a copy"
+)
+"""What to do about a damaged segment that was sealed: then it may have been archived."""
 
 _MOVE_AWAY = "the tables hold the revisions of this segment, it is not needed: move the file out of wal/, and start again"
 
@@ -135,20 +142,21 @@ def recover(
     segments: list[SegmentInfo] = []
     time_ms, bytes_read = 0, len(obsolete) * fmt.SEGMENT_HEADER_LENGTH
     for name in names[len(obsolete) :]:
-        reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
-        if base is not None and len(segments) == 0:
-            check_place(reader, name, cluster_id, None, None)
-            junction.begin(reader)
-            segments = _skip_obsolete(fs, paths, obsolete, cluster_id, reader, junction)
-        else:
-            check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
-        _replay(reader, apply, behind_group, junction)
         is_last = name == names[-1]
-        case = classify(reader, is_last)
-        if is_last and DECISIONS[case] is not Decision.REFUSE:
-            junction.check_end(reader)
-            _check_reaches(known, begun, reader.position, reader.header.epoch, reader.path)
-        _carry_out(fs, paths, reader, case, listener)
+        with contextlib.nullcontext() if is_last else _naming_repair():
+            reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
+            if base is not None and len(segments) == 0:
+                check_place(reader, name, cluster_id, None, None)
+                junction.begin(reader)
+                segments = _skip_obsolete(fs, paths, obsolete, cluster_id, reader, junction)
+            else:
+                check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
+            _replay(reader, apply, behind_group, junction)
+            case = classify(reader, is_last)
+            if is_last and DECISIONS[case] is not Decision.REFUSE:
+                junction.check_end(reader)
+                _check_reaches(known, begun, reader.position, reader.header.epoch, reader.path)
+            _carry_out(fs, paths, reader, case, listener)
         end = reader.position
         time_ms = max(time_ms, reader.time_ms)
         bytes_read += reader.offset
@@ -156,6 +164,17 @@ def recover(
     if not names:
         _check_reaches(known, begun, end, NO_EPOCH, paths.wal)
     return RecoveredLog(end, segments, _epochs(info.header for info in segments), time_ms, bytes_read)
+
+
+@contextlib.contextmanager
+def _naming_repair() -> Iterator[None]:
+    """Say of a sealed segment that does not check that its archive may have it; where another remedy is named, that stands."""
+    try:
+        yield
+    except Corruption as error:
+        if error.hint != Corruption.USUAL_HINT:
+            raise
+        raise Corruption(error.path, error.offset, error.what, SEALED_HINT) from error
 
 
 def _skip_obsolete(

@@ -1,6 +1,6 @@
 """Measures this machine in one run: ourselves, etcd, Redis, RocksDB and the bare disk, in interleaved rounds.
 
-    make bench                                        # everything, three rounds, about 25 minutes
+    make bench                                        # everything, three rounds, about half an hour
     make bench ARGS='--quick'                         # a smoke of everything, two minutes; its figures mean little
     make bench ARGS='--only floors'                   # one section, and those that it needs
     make bench ARGS='--write docs/performance.md'     # everything, and the tables and plots into the page
@@ -25,7 +25,7 @@ from suite import charts, machine, peers, render
 from suite.figures import Figures
 from suite.plan import FULL, QUICK, Run, Section, Sizes, carry_out, chosen
 from suite.processes import scratch_folder, server_command
-from suite.sections import ablation, crowds, floors, layers, rewrite, stages, throughput, wire
+from suite.sections import ablation, archive, crowds, floors, layers, rewrite, stages, throughput, wire
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 PLOT = "img/bench.svg"
@@ -42,8 +42,9 @@ SECTIONS: list[Section] = [
     rewrite.Rewrite(),
     layers.Layers(),
     crowds.Crowds(),
+    archive.Archive(),
 ]
-READING_ORDER = ("floors", "peers", "ablation", "stages", "wire", "rewrite", "layers", "crowds")
+READING_ORDER = ("floors", "peers", "ablation", "stages", "wire", "rewrite", "layers", "crowds", "archive")
 
 
 def parse() -> argparse.Namespace:

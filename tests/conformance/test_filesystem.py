@@ -305,6 +305,30 @@ def test_make_dir_makes_what_is_missing_and_may_be_repeated(fs: FileSystem, root
     assert fs.list_dir(root / "a" / "b" / "c") == []
 
 
+def test_an_empty_folder_can_be_removed_and_made_again(fs: FileSystem, root: Path, file: File) -> None:
+    fs.make_dir(root / "a" / "b")
+    fs.sync_dir(root / "a")
+    for path, error in ((root / "a", errno.ENOTEMPTY), (root / "file", errno.ENOTDIR), (root / "none", errno.ENOENT)):
+        with pytest.raises(OSError) as caught:
+            fs.remove_dir(path)
+        assert caught.value.errno == error
+    fs.remove_dir(root / "a" / "b")
+    fs.remove_dir(root / "a")
+    assert fs.list_dir(root) == ["file"]
+    with pytest.raises(FileNotFoundError):
+        fs.sync_dir(root / "a")
+    fs.make_dir(root / "a")
+    fs.sync_dir(root / "a")
+    assert fs.list_dir(root / "a") == []
+
+
+def test_info_says_what_a_name_stands_for(fs: FileSystem, root: Path, file: File) -> None:
+    file.pwrite(b"12345", 0)
+    assert fs.info(root / "file") == ("file", 5)
+    assert fs.info(root) == ("folder", 0)
+    assert fs.info(root / "none") is fs.info(root / "none" / "below") is fs.info(root / "file" / "below") is None
+
+
 def test_free_bytes_is_a_number_of_bytes(fs: FileSystem, root: Path) -> None:
     assert fs.free_bytes(root) > 0
 

@@ -14,7 +14,7 @@ from support.memfs import MemoryFileSystem
 from support.recordfs import RecordingFileSystem
 
 CALLS = 300
-PLACES = ("a", "b", "c", "folder", "folder/a", "folder/b", "other/a", "a/below")
+PLACES = ("a", "b", "c", "folder", "folder/a", "folder/b", "other/a", "a/below", "made/a")
 
 Call = Callable[["World"], object]
 
@@ -56,6 +56,9 @@ def random_call(rng: random.Random, open_files: int) -> Call:
         lambda world: world.fs.link(world.root / one, world.root / two),
         lambda world: world.fs.remove(world.root / one),
         lambda world: world.fs.exists(world.root / one),
+        lambda world: world.fs.info(world.root / one),
+        lambda world: world.fs.make_dir(world.root / "made"),
+        lambda world: world.fs.remove_dir(world.root / "made"),
         lambda world: world.fs.sync_dir(world.root / "folder"),
     ]
     if one != "folder":  # opening a folder for reading and renaming one after a sync: the systems differ there

@@ -23,11 +23,13 @@ from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 from kvserver.base import failpoints
 from kvserver.base.clock import SystemClock
 from kvserver.base.environment import Environment
+from kvserver.base.errors import NotServing
 from kvserver.base.options import EngineOptions
 from kvserver.engine.database import Database
 from kvserver.engine.table_kit import rocks
 from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.service.admin import AdminService
+from kvserver.service.archive import ArchiveService, Hashed
 from kvserver.service.kv import KvService
 from kvserver.service.methods import Method
 from kvserver.transport.grpc_aio import GrpcServer
@@ -69,7 +71,16 @@ class Refusal:
 
 def methods_of(database: Database) -> list[Method]:
     """Return everything that a server serves."""
-    return [*KvService(database).methods(), *AdminService(database, SystemClock()).methods()]
+    clock = SystemClock()
+    return [
+        *KvService(database).methods(),
+        *AdminService(database, clock).methods(),
+        *ArchiveService(database, None, _no_hash, clock).methods(),
+    ]
+
+
+async def _no_hash() -> Hashed:
+    raise NotServing("nothing is hashed here")
 
 
 @contextlib.asynccontextmanager

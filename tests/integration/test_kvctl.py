@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from integration.kvctl_runs import Kvctl
 from integration.processes import Process
-from kvctl.main import run
 from unit.kvctl.golden import OFFLINE, SCENARIO, differs, prepare
 
 NOBODY = "127.0.0.1:1"
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What one run of kvctl did."""
-
-    exit_code: int
-    out: bytes
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.err.splitlines()[-1])
-
-
-Kvctl = Callable[..., Outcome]
-
-
-@pytest.fixture
-def kvctl(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Kvctl:
-    """Runs kvctl in this process; standard input is no terminal."""
-    for name in [name for name in os.environ if name.startswith("KVCTL_")]:
-        monkeypatch.delenv(name)
-
-    def call(*arguments: str) -> Outcome:
-        capfdbinary.readouterr()
-        exit_code = run(arguments)
-        captured = capfdbinary.readouterr()
-        return Outcome(exit_code, captured.out, captured.err.decode())
-
-    return call
 
 
 @pytest.fixture

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from integration.processes import Process
+from kvserver.archive.ballast import BALLAST_BYTES
+from kvserver.archive.log_source import ArchiverOptions
 from kvserver.base.limits import MIB
 from kvserver.base.options import EngineOptions
 from kvserver.server import config
-from kvserver.server.config import Address, ServeConfig
+from kvserver.server.archive_part import archiver_options
+from kvserver.server.config import Address, ArchiveConfig, ServeConfig
 from kvserver.server.flags import SETTINGS
 
 
@@ -46,6 +49,60 @@ def test_flags_reach_the_engine() -> None:
     tables = told.engine.tables
     assert (tables.memtable_bytes, tables.block_cache_bytes) == (16 * MIB, 8 * MIB)
     assert (tables.history_ms, tables.history_revisions) == (3000, 4)
+
+
+def test_an_archive_is_off_unless_it_is_named() -> None:
+    assert parse("--data-dir", "d").archive is None
+    assert parse("--data-dir", "d", "--archive", "off").archive is None
+    assert parse("--data-dir", "d", "--archive", "file:///a", "--archive", "off").archive is None, "the last one wins"
+    assert parse(KVSERVER_DATA_DIR="d", KVSERVER_ARCHIVE="file:///a").archive is not None
+
+
+def test_flags_reach_the_archive() -> None:
+    told = parse(
+        *("--data-dir", "d", "--archive", "file:///srv/an%20archive", "--archive-workers", "3", "--archive-level", "5"),
+        *("--archive-queue-mb", "100", "--archive-rate-mb", "7", "--archive-full", "gap", "--ballast-mb", "9"),
+        *("--archive-verify-h", "1", "--archive-drill-h", "2", "--backup-h", "3", "--keep-backups", "4", "--keep-days", "5"),
+    )
+    assert told.archive == ArchiveConfig(
+        url="file:///srv/an%20archive",
+        workers=3,
+        level=5,
+        queue_bytes=100 * MIB,
+        rate_bytes_per_s=7 * MIB,
+        when_full="gap",
+        ballast_bytes=9 * MIB,
+        verify_every_h=1,
+        drill_every_h=2,
+        backup_every_h=3,
+        keep_backups=4,
+        keep_days=5,
+    )
+    plain = parse("--data-dir", "d", "--archive", "file:///srv/a").archive
+    assert plain is not None
+    assert archiver_options(plain) == ArchiverOptions(), "flags and options have the same defaults"
+    assert plain.ballast_bytes == BALLAST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "'off' stands for none"),
+        ("/srv/archive", "file:///FOLDER"),
+        ("file://srv/archive", "another machine"),
+        ("file:///srv/../archive", "without '..'"),
+        ("ftp://host/archive", "not known here"),
+        ("s3://", "no name of a bucket"),
+        ("s3://key:secret@bucket/prefix", "credentials do not belong in an address"),
+    ],
+)
+def test_an_address_that_can_be_no_archive_is_wrong_usage(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--data-dir", "d", "--archive", url)
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told and "archive" in told
+    assert "secret" not in told
 
 
 def test_every_flag_has_its_variable_and_wins_over_it() -> None:

@@ -25,6 +25,7 @@ from kvserver.server import http as server_http
 from kvserver.server.app import SOFTWARE_FAILURE, App
 from kvserver.server.http import HttpServer
 from kvserver.server.probes import HEARTBEAT_LIMIT_S, Phase, Probes
+from kvserver.service.archive import Check
 from support.clocks import ManualClock
 
 
@@ -149,7 +150,13 @@ async def test_a_close_that_fails_makes_the_end_a_failure(tmp_path: Path, monkey
 
 
 async def test_every_metric_of_the_table_is_exposed_as_the_table_says(tmp_path: Path) -> None:
-    async with app_on(tmp_path, "--memory-limit-mb", "100") as app:
+    archive = (tmp_path / "archive").as_uri()
+    async with app_on(tmp_path / "data", "--memory-limit-mb", "100", "--ballast-mb", "0", "--archive", archive) as app:
+        assert app._archive is not None
+        done = (Check(1_000, True, "", 1.0), Check(2_000, False, "", 2.0))
+        app._archive._upkeep.last_verify, app._archive._upkeep.last_drill = done
+        async for _ in app._archive.create_backup():
+            pass
         async with grpc.aio.insecure_channel(str(app.listen)) as channel:
             kv: Any = kv_pb2_grpc.KVStub(channel)
             await kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v"))
@@ -177,6 +184,8 @@ async def test_every_metric_of_the_table_is_exposed_as_the_table_says(tmp_path: 
         assert samples["kv_memory_limit_bytes",] == 100 * 1024 * 1024
         assert samples["kv_keys",] == 1
         assert samples["kv_data_disk_free_bytes",] > 0
+        assert samples["kv_archive_last_backup_revision",] == 1
+        assert (samples["kv_archive_last_verify_ok",], samples["kv_archive_last_drill_ok",]) == (1, 0)
         assert samples["grpc_server_handled_total", "OK", "Put"] == 1
         assert samples["grpc_server_handled_total", "InvalidArgument", "Put"] == 1
         assert samples["grpc_server_started_total", "Put"] == 2
@@ -263,6 +272,12 @@ def test_a_request_of_nonsense_is_answered_or_cut_off(served: HttpServer) -> Non
             while connection.recv(4096):
                 pass
     assert ask(served.port, "/livez")[0] == 200
+
+
+async def test_a_node_without_an_archive_has_no_metrics_of_one(tmp_path: Path) -> None:
+    async with app_on(tmp_path) as app:
+        _, body, _ = await asyncio.to_thread(ask, http_port(app), "/metrics")
+        assert "kv_archive" not in body
 
 
 async def test_metrics_and_probes_are_served_while_the_log_is_read_back(tmp_path: Path) -> None:

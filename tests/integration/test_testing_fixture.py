@@ -57,6 +57,24 @@ def watched(pid: int) -> Iterator[select.poll]:
         os.close(descriptor)
 
 
+# -- an archive --------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_may_have_an_archive_beside_its_data_or_where_the_test_says(tmp_path: Path) -> None:
+    with running_server(data_dir=tmp_path / "data", archive=True) as server, server.client() as kv:
+        assert server.archive_dir == tmp_path / "data-archive"
+        assert kv.archive_status().url == server.archive_url == (tmp_path / "data-archive").as_uri()
+    with running_server(archive=tmp_path / "a folder") as server, server.client() as kv:
+        kv.put(b"k", b"v")
+        kv.archive_now()
+        server.kill()
+        server.start()
+        assert kv.archive_status().url == (tmp_path / "a folder").as_uri()
+    assert list((tmp_path / "a folder").rglob("*.kva"))
+    with running_server() as server, server.client() as kv:
+        assert (server.archive_dir, server.archive_url, kv.status().archive_url) == (None, "", "")
+
+
 # -- without pytest ----------------------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from seeded_bugs.archive_corpus import ARCHIVE_CORPUS
+from seeded_bugs.archiver_corpus import ARCHIVER_CORPUS
 from seeded_bugs.corpus import CORPUS, SeededBug
+from seeded_bugs.restore_corpus import RESTORE_CORPUS
 
+EVERY = (*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS)
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("kvserver", "protos", "client", "tests", "pyproject.toml")
 TESTS_FAILED = 1
@@ -44,7 +48,7 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("bug", CORPUS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", EVERY, ids=lambda bug: bug.name)
 def test_seeded_bug_is_caught(bug: SeededBug, tmp_path: Path) -> None:
     plant(bug, tmp_path)
     result = run_tests(tmp_path, bug.caught_by)

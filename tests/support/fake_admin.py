@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import grpc
@@ -50,6 +52,8 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
             pending_compaction_bytes=4_000,
             flushes=5,
             holds=[admin_pb2.Hold(name="flush", revision=self.fake.flushed + 1)],
+            archived_revision=self.fake.archived,
+            archive_url=self.fake.archive_url,
         )
 
     def CreateNamespace(
@@ -124,6 +128,90 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
                 revision = self.store.commit(LOCAL)
         oldest = self.store.oldest_readable
         return admin_pb2.CompactResponse(header=self.fake.header(revision), oldest_readable_revision=oldest)
+
+    def ArchiveStatus(
+        self, request: admin_pb2.ArchiveStatusRequest, context: grpc.ServicerContext
+    ) -> admin_pb2.ArchiveStatusResponse:
+        self.fake.arrive("ArchiveStatus", request, context)
+        self._require_archive(context)
+        return admin_pb2.ArchiveStatusResponse(
+            header=self.fake.header(self.store.visible),
+            url=self.fake.archive_url,
+            archived_revision=self.fake.archived,
+            archived_epoch=self.store.epoch,
+            archived_time_ms=1_700_000_000_000,
+            unarchived_segments=2,
+            unarchived_bytes=30_000_000,
+            oldest_unarchived_age_ms=61_500,
+            step=self.fake.archive_step,
+            pace_ms=12,
+            last_error="the archive cannot be reached",
+            workers=2,
+            level=1,
+            queue_bytes=2_000_000_000,
+            rate_bytes_per_s=50_000_000,
+            when_full="refuse",
+            segments_total=7,
+            raw_bytes_total=70_000_000,
+            stored_bytes_total=20_000_000,
+            failures_total=3,
+            last_backup=self.fake.backup,
+            last_verify=admin_pb2.ArchiveCheck(time_ms=1_700_000_001_000, ok=True, what="7 segments check", seconds=1.5),
+            warnings=["the archive is 61 seconds behind"],
+        )
+
+    def ArchiveNow(self, request: admin_pb2.ArchiveNowRequest, context: grpc.ServicerContext) -> admin_pb2.ArchiveNowResponse:
+        self.fake.arrive("ArchiveNow", request, context)
+        self._require_archive(context)
+        self.fake.archived = self.store.visible
+        self.fake.leave("ArchiveNow")
+        header = self.fake.header(self.fake.archived)
+        return admin_pb2.ArchiveNowResponse(header=header, archived_revision=self.fake.archived, archived_epoch=self.store.epoch)
+
+    def CreateBackup(
+        self, request: admin_pb2.CreateBackupRequest, context: grpc.ServicerContext
+    ) -> Iterator[admin_pb2.CreateBackupResponse]:
+        context.add_callback(self.fake.cancelled.set)
+        self.fake.arrive("CreateBackup", request, context)
+        self._require_archive(context)
+        header = self.fake.header(self.store.visible)
+        yield admin_pb2.CreateBackupResponse(header=header, stage="copying")
+        self.fake.leave("CreateBackup")
+        far = {"files": 3, "total_bytes": 7_000_000, "sent_bytes": 1_000_000}
+        yield admin_pb2.CreateBackupResponse(header=header, stage="sending", files_done=1, bytes_done=2_000_000, **far)
+        if self.fake.backup_is_cut:
+            return
+        self.fake.backup = admin_pb2.Backup(
+            id=f"{self.store.visible:016x}-{1_700_000_002_000:016x}",
+            epoch=self.store.epoch,
+            revision=self.store.visible,
+            chain=bytes(range(16)),
+            time_ms=1_700_000_001_999,
+            made_ms=1_700_000_002_000,
+            files=3,
+            total_bytes=7_000_000,
+        )
+        yield admin_pb2.CreateBackupResponse(
+            header=header, stage="sending", files_done=3, bytes_done=7_000_000, backup=self.fake.backup, **far
+        )
+
+    def ContentHash(self, request: admin_pb2.ContentHashRequest, context: grpc.ServicerContext) -> admin_pb2.ContentHashResponse:
+        self.fake.arrive("ContentHash", request, context)
+        content = repr(sorted((place, chain[-1].value) for place, chain in self.store.rows.items()))
+        self.fake.leave("ContentHash")
+        return admin_pb2.ContentHashResponse(
+            header=self.fake.header(self.store.visible),
+            epoch=self.store.epoch,
+            revision=self.store.visible,
+            chain=bytes(range(16)),
+            sha256=hashlib.sha256(content.encode()).digest(),
+            keys=len(self.store.rows),
+            took_ms=17,
+        )
+
+    def _require_archive(self, context: grpc.ServicerContext) -> None:
+        if not self.fake.archive_url:
+            abort(context, FakeError("NO_ARCHIVE", "the node has no archive", "start it with --archive URL"))
 
     def _row(self, name: str) -> admin_pb2.Namespace:
         number, revision = self.store.namespaces[name]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from kvproto.v1 import admin_pb2_grpc, kv_pb2, kv_pb2_grpc
+from kvproto.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 from support.fake_admin import FakeAdmin
 from support.fake_errors import EndOfCall, abort
 from support.fake_pipeline import FakePipeline
@@ -54,6 +54,12 @@ class FakeServer:
         """Makes what is sent in place of an answer."""
         self.page_entries = 1_000
         self.flushed = 1
+        self.archive_url = "file:///srv/archive"
+        """Empty: the node has no archive."""
+        self.archived = 1
+        self.archive_step: int = admin_pb2.ARCHIVE_STEP_SLOWING
+        self.backup: admin_pb2.Backup | None = None
+        self.backup_is_cut = False
         self.cancelled = threading.Event()
         self._faults: dict[str, deque[FakeError | EndOfCall]] = defaultdict(deque)
         self._held: dict[str, threading.Event] = {}

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from kvserver.base.fs import File, FileSystem, Lock
+from kvserver.base.fs import File, FileSystem, Lock, NameInfo
 from support.memfs import os_error
 from support.recordfs import CHANGING, DropsUnsynced, Inner, Kind
 from support.space import SpaceBudget
@@ -27,7 +27,7 @@ from support.space import SpaceBudget
 T = TypeVar("T")
 AnyFileSystem = TypeVar("AnyFileSystem", bound=FileSystem)
 
-READING: frozenset[Kind] = frozenset({"open", "exists", "list_dir", "pread"})
+READING: frozenset[Kind] = frozenset({"open", "exists", "info", "list_dir", "pread"})
 """The calls that a file system turned read-only still answers."""
 
 FAILING: frozenset[Kind] = (CHANGING | READING) - {"drop_unsynced"}
@@ -262,9 +262,17 @@ class FaultFileSystem(Generic[Inner]):
 
         self._gate.call("remove", path, remove)
 
+    def remove_dir(self, path: Path) -> None:
+        """Remove an empty folder, or raise."""
+        self._gate.call("remove_dir", path, lambda: self._inner.remove_dir(path))
+
     def exists(self, path: Path) -> bool:
         """Say whether the name exists, or raise."""
         return self._gate.call("exists", path, lambda: self._inner.exists(path))
+
+    def info(self, path: Path) -> NameInfo | None:
+        """Return what a name stands for, or raise."""
+        return self._gate.call("info", path, lambda: self._inner.info(path))
 
     def list_dir(self, path: Path) -> list[str]:
         """List a folder, or raise."""

@@ -15,6 +15,7 @@ import os
 import threading
 from pathlib import Path
 
+from kvserver.base.fs import NameInfo
 from support.memdisk import Choose, Directory, Disk, Inode, Node, Truncate, Unsynced, Write
 
 _DEFAULT_FREE_BYTES = 1 << 40
@@ -201,13 +202,26 @@ class MemoryFileSystem:
             directory, name = self._parent(path)
             self._world.disk.change_names(f"remove {path}", (directory, name, None))
 
+    def remove_dir(self, path: Path) -> None:
+        """Remove an empty folder."""
+        with self._world.mutex:
+            if self._directory(path).volatile:
+                raise os_error(errno.ENOTEMPTY, path)
+            directory, name = self._parent(path)
+            self._world.disk.change_names(f"remove folder {path}", (directory, name, None))
+
     def exists(self, path: Path) -> bool:
         """Say whether the name exists."""
-        try:
-            self._find(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        return self.info(path) is not None
+
+    def info(self, path: Path) -> NameInfo | None:
+        """Return what a name stands for: a file or a folder."""
+        with self._world.mutex:
+            try:
+                node = self._find(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return NameInfo("folder", 0) if isinstance(node, Directory) else NameInfo("file", len(node.volatile))
 
     def list_dir(self, path: Path) -> list[str]:
         """Return the names in a folder, sorted."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from kvserver.base.fs import File, FileSystem, Lock
+from kvserver.base.fs import File, FileSystem, Lock, NameInfo
 
 Kind = Literal[
-    "create", "open", "rename", "link", "remove", "exists", "list_dir", "make_dir", "sync_dir", "lock", "free_bytes",
+    "create", "open", "rename", "link", "remove", "remove_dir", "exists", "info", "list_dir", "make_dir", "sync_dir", "lock",
+    "free_bytes",
     "pwrite", "pread", "size", "truncate", "datasync", "sync", "close", "drop_unsynced", "release",
 ]  # fmt: skip
 
@@ -26,6 +27,7 @@ CHANGING: frozenset[Kind] = frozenset(
         "rename",
         "link",
         "remove",
+        "remove_dir",
         "make_dir",
         "sync_dir",
         "lock",
@@ -210,9 +212,17 @@ class RecordingFileSystem(Generic[Inner]):
         """Remove a name, and record the call."""
         self._recorder.call(Op("remove", path), lambda: self._inner.remove(path))
 
+    def remove_dir(self, path: Path) -> None:
+        """Remove an empty folder, and record the call."""
+        self._recorder.call(Op("remove_dir", path), lambda: self._inner.remove_dir(path))
+
     def exists(self, path: Path) -> bool:
         """Say whether the name exists, and record the call."""
         return self._recorder.call(Op("exists", path), lambda: self._inner.exists(path))
+
+    def info(self, path: Path) -> NameInfo | None:
+        """Return what a name stands for, and record the call."""
+        return self._recorder.call(Op("info", path), lambda: self._inner.info(path))
 
     def list_dir(self, path: Path) -> list[str]:
         """List a folder, and record the call."""

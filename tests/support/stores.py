@@ -77,6 +77,7 @@ def open_store(
     tables: TableOptions | None = None,
     paths: DataPaths = PATHS,
     kit: TableKit = TWIN,
+    hold_archive: bool = False,
 ) -> Database:
     """Open the store in ``PATHS.root``, or another one."""
     return Database.open(
@@ -89,6 +90,7 @@ def open_store(
         Environment(fs, clock or (SystemClock() if threads else ManualClock()), random.Random(seed).randbytes),
         listener,
         threads,
+        hold_archive,
     )
 
 

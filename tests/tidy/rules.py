@@ -279,6 +279,12 @@ RULES = (
         "keep what is sorted in kvserver/storage",
     ),
     Rule(
+        "owner of obstore",
+        _within(*_SHIPPED, but=("kvserver/archive/s3_store.py",)),
+        _import_of("obstore"),
+        "ask the Store that kvserver/archive/open_store.py opens",
+    ),
+    Rule(
         "owner of rocksdict",
         _within(*_SHIPPED, but=("kvserver/storage/rocks.py",)),
         _import_of("rocksdict"),

@@ -121,6 +121,7 @@ CASES = [
     ),
     *_allowed_at("owner of google_crc32c", "kvserver/base/coding.py", "import google_crc32c\n"),
     *_allowed_at("owner of sortedcontainers", "kvserver/storage/memtable.py", "from sortedcontainers import SortedDict\n"),
+    *_allowed_at("owner of obstore", "kvserver/archive/s3_store.py", "from obstore.store import S3Store\n"),
     *_allowed_at("owner of rocksdict", "kvserver/storage/rocks.py", "from rocksdict import Rdict\n", "import rocksdict as r\n"),
 ]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -13,12 +11,12 @@ from kvctl import output
 from kvctl.bytes_form import printable
 from kvctl.command import Command
 from kvctl.confirmation import confirm
-from kvctl.failures import EXIT_REFUSED, CtlError, as_ctl_error
-from kvctl.progress import Spinner
+from kvctl.failures import EXIT_REFUSED, CtlError
+from kvctl.long_call import long_call
 from kvctl.settings import Settings, command_options
 
 if TYPE_CHECKING:
-    from kvclient import CheckpointResult, Client, Status
+    from kvclient import CheckpointResult, Status
 
 
 @click.command(cls=Command)
@@ -35,7 +33,7 @@ def flush(settings: Settings) -> None:
       kvctl flush
       kvctl -E db1:7400 flush --timeout 20m -o json
     """
-    with _long_call(settings, "flushing") as kv:
+    with long_call(settings, "flushing") as kv:
         done = kv.flush(timeout_s=settings.long_limit_s)
     if settings.as_json:
         output.write_json({"flushed_revision": done.flushed_revision, "epoch": done.epoch})
@@ -62,7 +60,7 @@ def checkpoint(settings: Settings, target_dir: str) -> None:
     """
     if not target_dir.startswith("/"):
         raise click.UsageError(f"DIR must be an absolute path on the node's disk, not {target_dir!r}")
-    with _long_call(settings, "making a checkpoint") as kv:
+    with long_call(settings, "making a checkpoint") as kv:
         done = kv.checkpoint(target_dir, timeout_s=settings.long_limit_s)
     if settings.as_json:
         position = {"epoch": done.epoch, "revision": done.revision, "chain": done.chain.hex()}
@@ -151,20 +149,3 @@ def _chosen(before: Status, revision: int | None, keep: int | None) -> int:
     if keep is not None:
         return max(before.revision - keep + 1, 1)
     return before.revision if revision is None else revision
-
-
-@contextlib.contextmanager
-def _long_call(settings: Settings, title: str) -> Iterator[Client]:
-    """Connect for a call that may take minutes, show that it is under way, and say what a missing answer means."""
-    import kvclient
-
-    with settings.connect() as kv:
-        kv.status()  # a node that is not there is found out in seconds
-        try:
-            with Spinner(title):
-                yield kv
-        except (kvclient.Timeout, kvclient.Unavailable) as error:
-            told = as_ctl_error(error)
-            if not error.from_server:
-                told.hint = "the node may still be at it, and ends it without you; see how far it is with: kvctl status"
-            raise told from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = (
     *("role", "node", "cluster_id", "epoch", "epoch_nonce", "revision"),
     *("assigned_revision", "applied_revision", "durable_revision", "visible_revision", "oldest_readable_revision"),
-    *("chain", "keys", "memory_bytes", "wal_segments", "wal_bytes", "flushed_revision"),
+    *("chain", "keys", "memory_bytes", "wal_segments", "wal_bytes", "flushed_revision", "archived_revision", "archive_url"),
     *("table_files", "table_bytes", "level0_files", "pending_compaction_bytes", "flushes"),
     *("holds", "uptime_ms", "server_version", "format_version", "warnings"),
 )
@@ -176,6 +176,7 @@ def _for_people(answer: _Found) -> list[tuple[str, str]]:
         ("memory", output.sized(found.memory_bytes)),
         ("tables", _tables(found)),
         ("log", f"{output.sized(found.wal_bytes)} in {output.counted(found.wal_segments, 'segment')}"),
+        *([("archive", _archive(found))] if found.archive_url else []),
         *(("log is kept", f"from revision {hold.revision} on for {_safe(hold.name)}") for hold in found.holds),
         ("up", _duration(found.uptime_ms)),
         ("version", f"{_safe(found.server_version)} (format {found.format_version})"),
@@ -188,6 +189,12 @@ def _tables(found: Status) -> str:
     waiting = f"{found.level0_files} not merged yet, {output.sized(found.pending_compaction_bytes)} to merge"
     flushes = f"{found.flushes:,} flush" + ("" if found.flushes == 1 else "es")
     return f"{output.sized(found.table_bytes)} in {output.counted(found.table_files, 'file')} ({waiting}; {flushes})"
+
+
+def _archive(found: Status) -> str:
+    behind = max(found.revision - found.archived_revision, 0)
+    told = f"{_safe(found.archive_url)}, up to revision {found.archived_revision}"
+    return f"{told} ({output.counted(behind, 'revision')} behind)"
 
 
 def _safe(text: str) -> str:

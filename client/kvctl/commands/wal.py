@@ -1,5 +1,7 @@
 """``kvctl wal``: looks at a log on disk. Needs no server, changes nothing, and is safe beside a running one.
 
+What does change a log, ``kvctl wal repair``, is in ``wal_repair``.
+
 Like ``kvctl doctor`` it uses the server's code, and so needs the ``[server]`` extra.
 """
 
@@ -14,6 +16,7 @@ import click
 
 from kvctl.bytes_form import BytesForm
 from kvctl.command import Group
+from kvctl.commands.wal_repair import repair
 from kvctl.failures import EXIT_UNHEALTHY, CtlError
 from kvctl.output import sized, write_bytes, write_json, write_line, write_pairs, write_table
 from kvctl.settings import Settings, command_options, key_options
@@ -31,17 +34,21 @@ _DATA_DIR = click.argument("data_dir", envvar="KVCTL_DATA_DIR", type=click.Path(
 
 @click.group(cls=Group)
 def wal() -> None:
-    """Look at a log on disk, without a server.
+    """Look at a log on disk, or repair it, without a server.
 
-    DATA_DIR is the server's --data-dir; the variable KVCTL_DATA_DIR may name it. Nothing is changed there, and a server
-    may be running on it.
+    DATA_DIR is the server's --data-dir; the variable KVCTL_DATA_DIR may name it. Only repair changes anything there, of a
+    stopped node; for all others a server may be running on it.
 
     \b
     Examples:
       kvctl wal list data/node
       kvctl wal dump data/node --from-revision 100 --limit 10
       kvctl wal verify data/node
+      kvctl wal repair --data-dir data/node --from archive --archive file:///srv/archive
     """
+
+
+wal.add_command(repair)
 
 
 @wal.command("list")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption, OpenRefused
-from kvserver.base.paths import TOP_LEVEL_NAMES, is_prepared, is_torn, parse_claim, parse_segment
+from kvserver.base.paths import TOP_LEVEL_NAMES, is_damaged, is_prepared, is_torn, parse_claim, parse_segment
 from kvserver.engine.examination.findings import Finding, listed, note, ok, problem, sized, warning
 from kvserver.engine.examination.subject import Subject
 from kvserver.engine.identity import read_identity
-from kvserver.engine.origin import read_origin
+from kvserver.storage.origin import read_origin
 
 _OTHERS_ENTER = 0o001
 _OTHERS_WRITE = 0o002
@@ -30,7 +30,9 @@ def check_folder(subject: Subject) -> list[Finding]:
     except PermissionError:
         return [problem("folder", what, "this user may not read it", _AS_SERVER)]
     strangers = [name for name in names if name not in TOP_LEVEL_NAMES]
-    if paths.identity.name in names:
+    if paths.restore.name in names:
+        found = ok("folder", what, "a store that is being restored")  # the identity's check says how to go on
+    elif paths.identity.name in names:
         found = ok("folder", what, "a data folder of kvserver")
     elif paths.origin.name in names:
         found = ok("folder", what, "a checkpoint that was not opened yet")
@@ -118,7 +120,7 @@ def check_leftovers(subject: Subject) -> list[Finding]:
     """Look for what an earlier process left behind."""
     if subject.in_use:
         return [ok("leftovers", str(subject.paths.root), "not looked for: the files of a running server are no leftovers")]
-    findings = [*_unfinished(subject), *_torn(subject), *_strangers(subject)]
+    findings = [*_unfinished(subject), *_torn(subject), *_damaged(subject), *_strangers(subject)]
     return findings or [ok("leftovers", str(subject.paths.root), "none")]
 
 
@@ -128,7 +130,7 @@ def _unfinished(subject: Subject) -> list[Finding]:
     building = subject.names(paths.building)
     temporary = [
         str(path.relative_to(paths.root))
-        for path in (paths.identity_temporary, paths.origin_temporary, paths.epoch_temporary())
+        for path in (paths.identity_temporary, paths.origin_temporary, paths.restore_temporary, paths.epoch_temporary())
         if subject.fs.exists(path)
     ]
     found = []
@@ -136,6 +138,7 @@ def _unfinished(subject: Subject) -> list[Finding]:
         (paths.wal, prepared, "space made ready for segments that never held a commit"),
         (paths.building, building, "tables whose flush did not end; everything in them is in the log"),
         (paths.root, temporary, "records whose writing did not end"),
+        (paths.scratch, subject.names(paths.scratch), "copies on their way into a backup or a hash that did not end"),
     ):
         if names:
             advice = "nothing, a start copes with them; while no server runs they may be deleted"
@@ -153,10 +156,20 @@ def _torn(subject: Subject) -> list[Finding]:
     return [note("leftovers", str(folder), what, "look at them if a MEMORY write is missed; they may be deleted")]
 
 
+def _damaged(subject: Subject) -> list[Finding]:
+    folder = subject.paths.wal
+    names = [name for name in subject.names(folder) if is_damaged(name)]
+    if not names:
+        return []
+    size = sized(sum(subject.size(folder / name) for name in names))
+    what = f"{listed(names)}: damaged segments that were replaced from the archive ({size})"
+    return [note("leftovers", str(folder), what, "find out what damaged them: look at the disk; they may be deleted")]
+
+
 def _strangers(subject: Subject) -> list[Finding]:
     paths = subject.paths
     wal = subject.names(paths.wal)
-    known_wal = {name for name in wal if parse_segment(name) or is_prepared(name) or is_torn(name)}
+    known_wal = {name for name in wal if parse_segment(name) or is_prepared(name) or is_torn(name) or is_damaged(name)}
     epochs = subject.names(paths.epochs)
     numbers = [number for name in epochs if (number := parse_claim(name)) is not None]
     known_epochs = {path(number).name for number in numbers for path in (paths.claim, paths.branch, paths.begun)}

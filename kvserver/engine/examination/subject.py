@@ -13,7 +13,7 @@ from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import Register
 from kvserver.base.types import Identity
-from kvserver.engine.origin import Origin
+from kvserver.storage.origin import Origin
 from kvserver.storage.rows import Flushed
 from kvserver.storage.tables import TableReader
 from kvserver.wal.inspection import SegmentReport

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kvproto.v1 import kv_pb2 as _kv_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ArchiveStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ArchiveStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ArchiveStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ARCHIVE_STEP_UNSPECIFIED: _ArchiveStep.ValueType  # 0
+    """Not known: a step of newer software."""
+    ARCHIVE_STEP_KEEPING_UP: _ArchiveStep.ValueType  # 1
+    """It keeps up."""
+    ARCHIVE_STEP_HURRYING: _ArchiveStep.ValueType  # 2
+    """More than a quarter of the queue waits: all workers run, and compress with less care."""
+    ARCHIVE_STEP_SLOWING: _ArchiveStep.ValueType  # 3
+    """More than half of the queue waits: commits are slowed."""
+    ARCHIVE_STEP_REFUSING: _ArchiveStep.ValueType  # 4
+    """The queue is full: writes are refused by ARCHIVE_BEHIND."""
+    ARCHIVE_STEP_DROPPING: _ArchiveStep.ValueType  # 5
+    """The queue is full, and by explicit policy its oldest segments are given up; a new base backup is needed."""
+
+class ArchiveStep(_ArchiveStep, metaclass=_ArchiveStepEnumTypeWrapper):
+    """What is done about an archive that falls behind; each step is taken above the one before."""
+
+ARCHIVE_STEP_UNSPECIFIED: ArchiveStep.ValueType  # 0
+"""Not known: a step of newer software."""
+ARCHIVE_STEP_KEEPING_UP: ArchiveStep.ValueType  # 1
+"""It keeps up."""
+ARCHIVE_STEP_HURRYING: ArchiveStep.ValueType  # 2
+"""More than a quarter of the queue waits: all workers run, and compress with less care."""
+ARCHIVE_STEP_SLOWING: ArchiveStep.ValueType  # 3
+"""More than half of the queue waits: commits are slowed."""
+ARCHIVE_STEP_REFUSING: ArchiveStep.ValueType  # 4
+"""The queue is full: writes are refused by ARCHIVE_BEHIND."""
+ARCHIVE_STEP_DROPPING: ArchiveStep.ValueType  # 5
+"""The queue is full, and by explicit policy its oldest segments are given up; a new base backup is needed."""
+Global___ArchiveStep: _TypeAlias = ArchiveStep  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):
@@ -66,6 +103,8 @@ class StatusResponse(_message.Message):
     PENDING_COMPACTION_BYTES_FIELD_NUMBER: _builtins.int
     FLUSHES_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
+    ARCHIVED_REVISION_FIELD_NUMBER: _builtins.int
+    ARCHIVE_URL_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """The part that the node plays: "primary" (more roles come with replication)."""
     server_version: _builtins.str
@@ -108,6 +147,10 @@ class StatusResponse(_message.Message):
     """Bytes that wait to be merged."""
     flushes: _builtins.int
     """Flushes since the node began to serve."""
+    archived_revision: _builtins.int
+    """Everything up to this revision is in the archive; 0 without one, and until it was heard from."""
+    archive_url: _builtins.str
+    """Where the archive is, without credentials; empty: there is none."""
     @_builtins.property
     def header(self) -> _kv_pb2.ResponseHeader:
         """Who answered; `revision` is the newest visible one."""
@@ -147,10 +190,12 @@ class StatusResponse(_message.Message):
         pending_compaction_bytes: _builtins.int = ...,
         flushes: _builtins.int = ...,
         holds: _abc.Iterable[Global___Hold] | None = ...,
+        archived_revision: _builtins.int = ...,
+        archive_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "assigned_revision", b"assigned_revision", "chain", b"chain", "durable_revision", b"durable_revision", "epoch_nonce", b"epoch_nonce", "flushed_revision", b"flushed_revision", "flushes", b"flushes", "format_version", b"format_version", "header", b"header", "holds", b"holds", "keys", b"keys", "level0_files", b"level0_files", "memory_bytes", b"memory_bytes", "oldest_readable_revision", b"oldest_readable_revision", "pending_compaction_bytes", b"pending_compaction_bytes", "role", b"role", "server_version", b"server_version", "table_bytes", b"table_bytes", "table_files", b"table_files", "uptime_ms", b"uptime_ms", "visible_revision", b"visible_revision", "wal_bytes", b"wal_bytes", "wal_segments", b"wal_segments", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_revision", b"applied_revision", "archive_url", b"archive_url", "archived_revision", b"archived_revision", "assigned_revision", b"assigned_revision", "chain", b"chain", "durable_revision", b"durable_revision", "epoch_nonce", b"epoch_nonce", "flushed_revision", b"flushed_revision", "flushes", b"flushes", "format_version", b"format_version", "header", b"header", "holds", b"holds", "keys", b"keys", "level0_files", b"level0_files", "memory_bytes", b"memory_bytes", "oldest_readable_revision", b"oldest_readable_revision", "pending_compaction_bytes", b"pending_compaction_bytes", "role", b"role", "server_version", b"server_version", "table_bytes", b"table_bytes", "table_files", b"table_files", "uptime_ms", b"uptime_ms", "visible_revision", b"visible_revision", "wal_bytes", b"wal_bytes", "wal_segments", b"wal_segments", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,3 +580,413 @@ class CompactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompactResponse: _TypeAlias = CompactResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveStatusRequest(_message.Message):
+    """Asks how the archive is doing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveStatusRequest: _TypeAlias = ArchiveStatusRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveCheck(_message.Message):
+    """One run of something that proves that the archive can be relied on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    OK_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    time_ms: _builtins.int
+    """When it ended, in milliseconds since 1970."""
+    ok: _builtins.bool
+    """Whether all was well."""
+    what: _builtins.str
+    """What was found, in a sentence."""
+    seconds: _builtins.float
+    """How long it took, in seconds."""
+    def __init__(
+        self,
+        *,
+        time_ms: _builtins.int = ...,
+        ok: _builtins.bool = ...,
+        what: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ok", b"ok", "seconds", b"seconds", "time_ms", b"time_ms", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCheck: _TypeAlias = ArchiveCheck  # noqa: Y015
+
+@_typing.final
+class ArchiveStatusResponse(_message.Message):
+    """Says how the archive is doing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    ARCHIVED_REVISION_FIELD_NUMBER: _builtins.int
+    ARCHIVED_EPOCH_FIELD_NUMBER: _builtins.int
+    ARCHIVED_TIME_MS_FIELD_NUMBER: _builtins.int
+    UNARCHIVED_SEGMENTS_FIELD_NUMBER: _builtins.int
+    UNARCHIVED_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_UNARCHIVED_AGE_MS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    PACE_MS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    QUEUE_BYTES_FIELD_NUMBER: _builtins.int
+    RATE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    WHEN_FULL_FIELD_NUMBER: _builtins.int
+    SEGMENTS_TOTAL_FIELD_NUMBER: _builtins.int
+    RAW_BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    FAILURES_TOTAL_FIELD_NUMBER: _builtins.int
+    LAST_BACKUP_FIELD_NUMBER: _builtins.int
+    LAST_VERIFY_FIELD_NUMBER: _builtins.int
+    LAST_DRILL_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where the archive is, without credentials."""
+    archived_revision: _builtins.int
+    """Everything up to this revision is in the archive; 0 until the archive was heard from."""
+    archived_epoch: _builtins.int
+    """The epoch of that revision."""
+    archived_time_ms: _builtins.int
+    """The time of the newest commit that was archived, in milliseconds since 1970; 0 where none was since the node began to serve."""
+    unarchived_segments: _builtins.int
+    """Sealed segments that are not archived yet."""
+    unarchived_bytes: _builtins.int
+    """Their bytes."""
+    oldest_unarchived_age_ms: _builtins.int
+    """How long the oldest of them has been sealed, in milliseconds; 0 where there is none."""
+    step: Global___ArchiveStep.ValueType
+    """What is done about it."""
+    pace_ms: _builtins.int
+    """How long each group of commits is held up at the moment, in milliseconds."""
+    last_error: _builtins.str
+    """Why the last attempt failed; empty once one did not."""
+    workers: _builtins.int
+    """Segments that may be archived at the same time."""
+    level: _builtins.int
+    """The level of compression."""
+    queue_bytes: _builtins.int
+    """Unarchived bytes at which writes are refused, or segments given up."""
+    rate_bytes_per_s: _builtins.int
+    """Bytes of the log that may be archived each second; 0: no limit."""
+    when_full: _builtins.str
+    """What happens when the queue is full: "refuse" or "gap"."""
+    segments_total: _builtins.int
+    """Segments archived since the node began to serve."""
+    raw_bytes_total: _builtins.int
+    """Their bytes in the log."""
+    stored_bytes_total: _builtins.int
+    """Their bytes in the archive."""
+    failures_total: _builtins.int
+    """Attempts that failed since the node began to serve."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `cluster_id` names the part of the archive that is this node's."""
+
+    @_builtins.property
+    def last_backup(self) -> Global___Backup:
+        """The newest base backup; absent where the archive holds none, and until it was heard from."""
+
+    @_builtins.property
+    def last_verify(self) -> Global___ArchiveCheck:
+        """The last time that every byte of the archive was read and checked; absent where it was not since the node began to serve."""
+
+    @_builtins.property
+    def last_drill(self) -> Global___ArchiveCheck:
+        """The last time that the archive was restored into a scratch folder and compared with the node; absent likewise."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What needs somebody's attention about the archive, one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        url: _builtins.str = ...,
+        archived_revision: _builtins.int = ...,
+        archived_epoch: _builtins.int = ...,
+        archived_time_ms: _builtins.int = ...,
+        unarchived_segments: _builtins.int = ...,
+        unarchived_bytes: _builtins.int = ...,
+        oldest_unarchived_age_ms: _builtins.int = ...,
+        step: Global___ArchiveStep.ValueType = ...,
+        pace_ms: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        workers: _builtins.int = ...,
+        level: _builtins.int = ...,
+        queue_bytes: _builtins.int = ...,
+        rate_bytes_per_s: _builtins.int = ...,
+        when_full: _builtins.str = ...,
+        segments_total: _builtins.int = ...,
+        raw_bytes_total: _builtins.int = ...,
+        stored_bytes_total: _builtins.int = ...,
+        failures_total: _builtins.int = ...,
+        last_backup: Global___Backup | None = ...,
+        last_verify: Global___ArchiveCheck | None = ...,
+        last_drill: Global___ArchiveCheck | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "last_backup", b"last_backup", "last_drill", b"last_drill", "last_verify", b"last_verify"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_epoch", b"archived_epoch", "archived_revision", b"archived_revision", "archived_time_ms", b"archived_time_ms", "failures_total", b"failures_total", "header", b"header", "last_backup", b"last_backup", "last_drill", b"last_drill", "last_error", b"last_error", "last_verify", b"last_verify", "level", b"level", "oldest_unarchived_age_ms", b"oldest_unarchived_age_ms", "pace_ms", b"pace_ms", "queue_bytes", b"queue_bytes", "rate_bytes_per_s", b"rate_bytes_per_s", "raw_bytes_total", b"raw_bytes_total", "segments_total", b"segments_total", "step", b"step", "stored_bytes_total", b"stored_bytes_total", "unarchived_bytes", b"unarchived_bytes", "unarchived_segments", b"unarchived_segments", "url", b"url", "warnings", b"warnings", "when_full", b"when_full", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveStatusResponse: _TypeAlias = ArchiveStatusResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveNowRequest(_message.Message):
+    """Asks to archive what is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveNowRequest: _TypeAlias = ArchiveNowRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveNowResponse(_message.Message):
+    """Says how far the archive is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    ARCHIVED_REVISION_FIELD_NUMBER: _builtins.int
+    ARCHIVED_EPOCH_FIELD_NUMBER: _builtins.int
+    archived_revision: _builtins.int
+    """Everything up to this revision is in the archive."""
+    archived_epoch: _builtins.int
+    """The epoch of that revision."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the archived one."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        archived_revision: _builtins.int = ...,
+        archived_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archived_epoch", b"archived_epoch", "archived_revision", b"archived_revision", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveNowResponse: _TypeAlias = ArchiveNowResponse  # noqa: Y015
+
+@_typing.final
+class CreateBackupRequest(_message.Message):
+    """Asks for a base backup."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBackupRequest: _TypeAlias = CreateBackupRequest  # noqa: Y015
+
+@_typing.final
+class CreateBackupResponse(_message.Message):
+    """How far a backup is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    FILES_DONE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """What is being done: "waiting" for another backup to end, "copying" the tables within the node, "sending" them."""
+    files_done: _builtins.int
+    """Files of the backup that are in the archive."""
+    files: _builtins.int
+    """Files of the backup; 0 until that is known."""
+    bytes_done: _builtins.int
+    """Bytes of the files that are in the archive."""
+    total_bytes: _builtins.int
+    """Bytes of all files; 0 until that is known."""
+    sent_bytes: _builtins.int
+    """Bytes that were sent, because the archive did not hold them already."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the backup's once that is known, else the newest visible one."""
+
+    @_builtins.property
+    def backup(self) -> Global___Backup:
+        """What was made; only in the last message."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        stage: _builtins.str = ...,
+        files_done: _builtins.int = ...,
+        files: _builtins.int = ...,
+        bytes_done: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        sent_bytes: _builtins.int = ...,
+        backup: Global___Backup | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "bytes_done", b"bytes_done", "files", b"files", "files_done", b"files_done", "header", b"header", "sent_bytes", b"sent_bytes", "stage", b"stage", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBackupResponse: _TypeAlias = CreateBackupResponse  # noqa: Y015
+
+@_typing.final
+class Backup(_message.Message):
+    """A base backup: the tables at one position. With the log behind it, any later revision can be restored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    MADE_MS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its name: revision and time, in hexadecimal digits."""
+    epoch: _builtins.int
+    """The epoch of its last revision."""
+    revision: _builtins.int
+    """The last revision in it."""
+    chain: _builtins.bytes
+    """The chain hash behind that revision."""
+    time_ms: _builtins.int
+    """The time of its newest commit, in milliseconds since 1970; 0 where that is not known."""
+    made_ms: _builtins.int
+    """When it was made, in milliseconds since 1970."""
+    files: _builtins.int
+    """Its files."""
+    total_bytes: _builtins.int
+    """Their bytes."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        time_ms: _builtins.int = ...,
+        made_ms: _builtins.int = ...,
+        files: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "epoch", b"epoch", "files", b"files", "id", b"id", "made_ms", b"made_ms", "revision", b"revision", "time_ms", b"time_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backup: _TypeAlias = Backup  # noqa: Y015
+
+@_typing.final
+class ContentHashRequest(_message.Message):
+    """Asks for the hash of what the node holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentHashRequest: _TypeAlias = ContentHashRequest  # noqa: Y015
+
+@_typing.final
+class ContentHashResponse(_message.Message):
+    """The hash of everything that one revision holds: equal for equal content, however it came to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The epoch of the revision."""
+    revision: _builtins.int
+    """The revision that was hashed."""
+    chain: _builtins.bytes
+    """The chain hash behind it."""
+    sha256: _builtins.bytes
+    """32 bytes: over every key of every namespace, its value, its revisions and its version."""
+    keys: _builtins.int
+    """How many keys were hashed, those of the system's own namespace included."""
+    took_ms: _builtins.int
+    """Milliseconds that it took."""
+    @_builtins.property
+    def header(self) -> _kv_pb2.ResponseHeader:
+        """Who answered; `revision` is the one that was hashed."""
+
+    def __init__(
+        self,
+        *,
+        header: _kv_pb2.ResponseHeader | None = ...,
+        epoch: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+        sha256: _builtins.bytes = ...,
+        keys: _builtins.int = ...,
+        took_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "epoch", b"epoch", "header", b"header", "keys", b"keys", "revision", b"revision", "sha256", b"sha256", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentHashResponse: _TypeAlias = ContentHashResponse  # noqa: Y015

@@ -70,6 +70,26 @@ class AdminStub(object):
                 request_serializer=kvproto_dot_v1_dot_admin__pb2.CompactRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_admin__pb2.CompactResponse.FromString,
                 _registered_method=True)
+        self.ArchiveStatus = channel.unary_unary(
+                '/kvproto.v1.Admin/ArchiveStatus',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.ArchiveStatusRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.ArchiveStatusResponse.FromString,
+                _registered_method=True)
+        self.ArchiveNow = channel.unary_unary(
+                '/kvproto.v1.Admin/ArchiveNow',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.ArchiveNowRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.ArchiveNowResponse.FromString,
+                _registered_method=True)
+        self.CreateBackup = channel.unary_stream(
+                '/kvproto.v1.Admin/CreateBackup',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.CreateBackupRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.CreateBackupResponse.FromString,
+                _registered_method=True)
+        self.ContentHash = channel.unary_unary(
+                '/kvproto.v1.Admin/ContentHash',
+                request_serializer=kvproto_dot_v1_dot_admin__pb2.ContentHashRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_admin__pb2.ContentHashResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -125,6 +145,35 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ArchiveStatus(self, request, context):
+        """Says how far the archive is, what it costs, and what keeps it from being further. NO_ARCHIVE where the node has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveNow(self, request, context):
+        """Ends the open segment of the log, and answers when the archive holds everything that was visible at the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateBackup(self, request, context):
+        """Makes a base backup in the archive. Sends how far it is, at least every second, and in the last message what was made. It
+        ends, and leaves nothing that counts, when the caller hangs up before its record is written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContentHash(self, request, context):
+        """Hashes everything that the newest revision holds; flushes first, and stops no writes. Needs no archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +211,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Compact,
                     request_deserializer=kvproto_dot_v1_dot_admin__pb2.CompactRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_admin__pb2.CompactResponse.SerializeToString,
+            ),
+            'ArchiveStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveStatus,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.ArchiveStatusRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.ArchiveStatusResponse.SerializeToString,
+            ),
+            'ArchiveNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveNow,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.ArchiveNowRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.ArchiveNowResponse.SerializeToString,
+            ),
+            'CreateBackup': grpc.unary_stream_rpc_method_handler(
+                    servicer.CreateBackup,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.CreateBackupRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.CreateBackupResponse.SerializeToString,
+            ),
+            'ContentHash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContentHash,
+                    request_deserializer=kvproto_dot_v1_dot_admin__pb2.ContentHashRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_admin__pb2.ContentHashResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +423,114 @@ class Admin(object):
             '/kvproto.v1.Admin/Compact',
             kvproto_dot_v1_dot_admin__pb2.CompactRequest.SerializeToString,
             kvproto_dot_v1_dot_admin__pb2.CompactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/ArchiveStatus',
+            kvproto_dot_v1_dot_admin__pb2.ArchiveStatusRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.ArchiveStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/ArchiveNow',
+            kvproto_dot_v1_dot_admin__pb2.ArchiveNowRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.ArchiveNowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvproto.v1.Admin/CreateBackup',
+            kvproto_dot_v1_dot_admin__pb2.CreateBackupRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.CreateBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContentHash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.Admin/ContentHash',
+            kvproto_dot_v1_dot_admin__pb2.ContentHashRequest.SerializeToString,
+            kvproto_dot_v1_dot_admin__pb2.ContentHashResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,16 @@ class AdminStub:
     """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first."""
     Compact: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompactRequest, _admin_pb2.CompactResponse]
     """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
+    ArchiveStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ArchiveStatusRequest, _admin_pb2.ArchiveStatusResponse]
+    """Says how far the archive is, what it costs, and what keeps it from being further. NO_ARCHIVE where the node has none."""
+    ArchiveNow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ArchiveNowRequest, _admin_pb2.ArchiveNowResponse]
+    """Ends the open segment of the log, and answers when the archive holds everything that was visible at the call."""
+    CreateBackup: _grpc.UnaryStreamMultiCallable[_admin_pb2.CreateBackupRequest, _admin_pb2.CreateBackupResponse]
+    """Makes a base backup in the archive. Sends how far it is, at least every second, and in the last message what was made. It
+    ends, and leaves nothing that counts, when the caller hangs up before its record is written.
+    """
+    ContentHash: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ContentHashRequest, _admin_pb2.ContentHashResponse]
+    """Hashes everything that the newest revision holds; flushes first, and stops no writes. Needs no archive."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -67,6 +77,16 @@ class AdminAsyncStub(AdminStub):
     """Makes a copy of the store on the node's own disk, from which another store can be opened; flushes first."""
     Compact: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompactRequest, _admin_pb2.CompactResponse]  # type: ignore[assignment]
     """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
+    ArchiveStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.ArchiveStatusRequest, _admin_pb2.ArchiveStatusResponse]  # type: ignore[assignment]
+    """Says how far the archive is, what it costs, and what keeps it from being further. NO_ARCHIVE where the node has none."""
+    ArchiveNow: _aio.UnaryUnaryMultiCallable[_admin_pb2.ArchiveNowRequest, _admin_pb2.ArchiveNowResponse]  # type: ignore[assignment]
+    """Ends the open segment of the log, and answers when the archive holds everything that was visible at the call."""
+    CreateBackup: _aio.UnaryStreamMultiCallable[_admin_pb2.CreateBackupRequest, _admin_pb2.CreateBackupResponse]  # type: ignore[assignment]
+    """Makes a base backup in the archive. Sends how far it is, at least every second, and in the last message what was made. It
+    ends, and leaves nothing that counts, when the caller hangs up before its record is written.
+    """
+    ContentHash: _aio.UnaryUnaryMultiCallable[_admin_pb2.ContentHashRequest, _admin_pb2.ContentHashResponse]  # type: ignore[assignment]
+    """Hashes everything that the newest revision holds; flushes first, and stops no writes. Needs no archive."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Looks after a node and the catalogue."""
@@ -126,5 +146,39 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CompactResponse, _abc.Awaitable[_admin_pb2.CompactResponse]]:
         """Gives up history: revisions below the one named can be read no more. A commit, so that every node does the same."""
+
+    @_abc_1.abstractmethod
+    def ArchiveStatus(
+        self,
+        request: _admin_pb2.ArchiveStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ArchiveStatusResponse, _abc.Awaitable[_admin_pb2.ArchiveStatusResponse]]:
+        """Says how far the archive is, what it costs, and what keeps it from being further. NO_ARCHIVE where the node has none."""
+
+    @_abc_1.abstractmethod
+    def ArchiveNow(
+        self,
+        request: _admin_pb2.ArchiveNowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ArchiveNowResponse, _abc.Awaitable[_admin_pb2.ArchiveNowResponse]]:
+        """Ends the open segment of the log, and answers when the archive holds everything that was visible at the call."""
+
+    @_abc_1.abstractmethod
+    def CreateBackup(
+        self,
+        request: _admin_pb2.CreateBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.CreateBackupResponse], _abc.AsyncIterator[_admin_pb2.CreateBackupResponse]]:
+        """Makes a base backup in the archive. Sends how far it is, at least every second, and in the last message what was made. It
+        ends, and leaves nothing that counts, when the caller hangs up before its record is written.
+        """
+
+    @_abc_1.abstractmethod
+    def ContentHash(
+        self,
+        request: _admin_pb2.ContentHashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ContentHashResponse, _abc.Awaitable[_admin_pb2.ContentHashResponse]]:
+        """Hashes everything that the newest revision holds; flushes first, and stops no writes. Needs no archive."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

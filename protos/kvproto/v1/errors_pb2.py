@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvproto/v1/errors.proto\x12\nkvproto.v1*\xce\x04\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\r\n\tEMPTY_KEY\x10\x01\x12\x11\n\rKEY_TOO_LARGE\x10\x02\x12\x13\n\x0fVALUE_TOO_LARGE\x10\x03\x12\x14\n\x10\x43OMMIT_TOO_LARGE\x10\x04\x12\x13\n\x0f\x46RAME_TOO_LARGE\x10\x05\x12\x12\n\x0eINVERTED_RANGE\x10\x06\x12\x11\n\rINVALID_FIELD\x10\x07\x12\x11\n\rDUPLICATE_KEY\x10\x08\x12\x13\n\x0fRANGE_TOO_LARGE\x10\t\x12\x13\n\x0fTARGET_UNUSABLE\x10\n\x12\x15\n\x11UNKNOWN_NAMESPACE\x10\x14\x12\x14\n\x10NAMESPACE_EXISTS\x10\x15\x12\x1a\n\x16INVALID_NAMESPACE_NAME\x10\x16\x12\x14\n\x10\x43ONDITION_FAILED\x10(\x12\x13\n\x0f\x46UTURE_REVISION\x10)\x12\r\n\tCOMPACTED\x10*\x12\x10\n\x0cHISTORY_LOST\x10+\x12\x0f\n\x0bNOT_WRITTEN\x10<\x12\x13\n\x0fOUTCOME_UNKNOWN\x10=\x12\x0c\n\x08\x44\x45\x41\x44LINE\x10>\x12\x0e\n\nOVERLOADED\x10P\x12\r\n\tDISK_FULL\x10Q\x12\x0f\n\x0bMEMORY_FULL\x10R\x12\x0e\n\nLOG_FAILED\x10S\x12\x0f\n\x0bNOT_SERVING\x10T\x12\x0e\n\nCORRUPTION\x10U\x12\x14\n\x10\x44ISK_UNAVAILABLE\x10V\x12\x11\n\rTABLES_FAILED\x10W\x12\x0c\n\x08INTERNAL\x10\x63\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvproto/v1/errors.proto\x12\nkvproto.v1*\xb4\x05\n\tErrorCode\x12\x1a\n\x16\x45RROR_CODE_UNSPECIFIED\x10\x00\x12\r\n\tEMPTY_KEY\x10\x01\x12\x11\n\rKEY_TOO_LARGE\x10\x02\x12\x13\n\x0fVALUE_TOO_LARGE\x10\x03\x12\x14\n\x10\x43OMMIT_TOO_LARGE\x10\x04\x12\x13\n\x0f\x46RAME_TOO_LARGE\x10\x05\x12\x12\n\x0eINVERTED_RANGE\x10\x06\x12\x11\n\rINVALID_FIELD\x10\x07\x12\x11\n\rDUPLICATE_KEY\x10\x08\x12\x13\n\x0fRANGE_TOO_LARGE\x10\t\x12\x13\n\x0fTARGET_UNUSABLE\x10\n\x12\x0e\n\nNO_ARCHIVE\x10\x0b\x12\x15\n\x11UNKNOWN_NAMESPACE\x10\x14\x12\x14\n\x10NAMESPACE_EXISTS\x10\x15\x12\x1a\n\x16INVALID_NAMESPACE_NAME\x10\x16\x12\x14\n\x10\x43ONDITION_FAILED\x10(\x12\x13\n\x0f\x46UTURE_REVISION\x10)\x12\r\n\tCOMPACTED\x10*\x12\x10\n\x0cHISTORY_LOST\x10+\x12\x13\n\x0fNO_RESTORE_PLAN\x10,\x12\x0f\n\x0bNOT_WRITTEN\x10<\x12\x13\n\x0fOUTCOME_UNKNOWN\x10=\x12\x0c\n\x08\x44\x45\x41\x44LINE\x10>\x12\x0e\n\nOVERLOADED\x10P\x12\r\n\tDISK_FULL\x10Q\x12\x0f\n\x0bMEMORY_FULL\x10R\x12\x0e\n\nLOG_FAILED\x10S\x12\x0f\n\x0bNOT_SERVING\x10T\x12\x0e\n\nCORRUPTION\x10U\x12\x14\n\x10\x44ISK_UNAVAILABLE\x10V\x12\x11\n\rTABLES_FAILED\x10W\x12\x17\n\x13\x41RCHIVE_UNAVAILABLE\x10X\x12\x12\n\x0e\x41RCHIVE_BEHIND\x10Y\x12\x12\n\x0e\x41RCHIVE_FENCED\x10Z\x12\x0c\n\x08INTERNAL\x10\x63\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvproto.v1.errors_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORCODE']._serialized_start=40
-  _globals['_ERRORCODE']._serialized_end=630
+  _globals['_ERRORCODE']._serialized_end=732
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """A range or prefix deletion covers more keys than one commit may hold; delete in parts."""
     TARGET_UNUSABLE: _ErrorCode.ValueType  # 10
     """The folder named cannot be written to: it is in use, or not a path that can be used."""
+    NO_ARCHIVE: _ErrorCode.ValueType  # 11
+    """The node has no archive; it was started without --archive."""
     UNKNOWN_NAMESPACE: _ErrorCode.ValueType  # 20
     """No namespace of this name exists."""
     NAMESPACE_EXISTS: _ErrorCode.ValueType  # 21
@@ -63,6 +65,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The revision asked for lies before the oldest readable one."""
     HISTORY_LOST: _ErrorCode.ValueType  # 43
     """The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
+    NO_RESTORE_PLAN: _ErrorCode.ValueType  # 44
+    """The archive does not hold what restoring the revision or time asked for needs; the message names what is missing."""
     NOT_WRITTEN: _ErrorCode.ValueType  # 60
     """The write was refused before it was given a revision: it is certain that it was not written."""
     OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 61
@@ -85,6 +89,12 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
     TABLES_FAILED: _ErrorCode.ValueType  # 87
     """The tables cannot be written, or not be read, for the reason named in the message."""
+    ARCHIVE_UNAVAILABLE: _ErrorCode.ValueType  # 88
+    """The archive cannot be reached, or refuses, for the reason named in the message."""
+    ARCHIVE_BEHIND: _ErrorCode.ValueType  # 89
+    """The archive is so far behind that no more is written until it has caught up; nothing was written."""
+    ARCHIVE_FENCED: _ErrorCode.ValueType  # 90
+    """Another primary has taken this store's archive over; this node must not write to it any more."""
     INTERNAL: _ErrorCode.ValueType  # 99
     """A fault in the server itself; the server's log has the details."""
 
@@ -113,6 +123,8 @@ RANGE_TOO_LARGE: ErrorCode.ValueType  # 9
 """A range or prefix deletion covers more keys than one commit may hold; delete in parts."""
 TARGET_UNUSABLE: ErrorCode.ValueType  # 10
 """The folder named cannot be written to: it is in use, or not a path that can be used."""
+NO_ARCHIVE: ErrorCode.ValueType  # 11
+"""The node has no archive; it was started without --archive."""
 UNKNOWN_NAMESPACE: ErrorCode.ValueType  # 20
 """No namespace of this name exists."""
 NAMESPACE_EXISTS: ErrorCode.ValueType  # 21
@@ -127,6 +139,8 @@ COMPACTED: ErrorCode.ValueType  # 42
 """The revision asked for lies before the oldest readable one."""
 HISTORY_LOST: ErrorCode.ValueType  # 43
 """The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
+NO_RESTORE_PLAN: ErrorCode.ValueType  # 44
+"""The archive does not hold what restoring the revision or time asked for needs; the message names what is missing."""
 NOT_WRITTEN: ErrorCode.ValueType  # 60
 """The write was refused before it was given a revision: it is certain that it was not written."""
 OUTCOME_UNKNOWN: ErrorCode.ValueType  # 61
@@ -149,6 +163,12 @@ DISK_UNAVAILABLE: ErrorCode.ValueType  # 86
 """The log's disk cannot be written for another reason (read-only, an I/O error, no descriptors left); nothing was written."""
 TABLES_FAILED: ErrorCode.ValueType  # 87
 """The tables cannot be written, or not be read, for the reason named in the message."""
+ARCHIVE_UNAVAILABLE: ErrorCode.ValueType  # 88
+"""The archive cannot be reached, or refuses, for the reason named in the message."""
+ARCHIVE_BEHIND: ErrorCode.ValueType  # 89
+"""The archive is so far behind that no more is written until it has caught up; nothing was written."""
+ARCHIVE_FENCED: ErrorCode.ValueType  # 90
+"""Another primary has taken this store's archive over; this node must not write to it any more."""
 INTERNAL: ErrorCode.ValueType  # 99
 """A fault in the server itself; the server's log has the details."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015

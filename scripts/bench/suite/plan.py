@@ -31,6 +31,7 @@ class Sizes(NamedTuple):
     batches: tuple[int, ...] = (1, 5, 10, 20, 50)
     namespaces: tuple[int, ...] = (1, 4, 16)
     tables: tuple[int, ...] = (1, 4, 16)
+    restored_keys: int = 1_000_000
 
 
 FULL = Sizes()
@@ -49,6 +50,7 @@ QUICK = Sizes(
     batches=(1, 50),
     namespaces=(1, 4),
     tables=(1, 2),
+    restored_keys=20_000,
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvserver.base.paths import DataPaths, SegmentName, is_prepared, is_torn, parse_claim, parse_segment
+from kvserver.base.paths import DataPaths, SegmentName, is_damaged, is_prepared, is_torn, parse_claim, parse_segment
 
 PATHS = DataPaths(Path("/data"))
 epochs = st.integers(0, 2**32 - 1)
@@ -24,7 +24,9 @@ def test_names_are_these() -> None:
         "branch": PATHS.branch(255),
         "segment": segment,
         "torn": PATHS.torn(segment, 4096),
+        "damaged": PATHS.damaged(segment, 2),
         "prepared": PATHS.prepared(7),
+        "fetched": PATHS.being_fetched(7),
     }
     assert {name: str(path.relative_to(PATHS.root)) for name, path in found.items()} == {
         "lock": "LOCK",
@@ -33,7 +35,9 @@ def test_names_are_these() -> None:
         "branch": "epochs/000000ff.branch",
         "segment": "wal/00000003-0000000000001234.wal",
         "torn": "wal/00000003-0000000000001234.wal.00001000.torn",
+        "damaged": "wal/00000003-0000000000001234.wal.2.damaged",
         "prepared": "wal/prepared-7.tmp",
+        "fetched": "restore/7.part",
     }
 
 
@@ -56,9 +60,11 @@ def test_a_claims_name_comes_back_as_it_was(number: int) -> None:
 @given(names, st.integers(0, 2**32 - 1), st.integers(0, 10**10 - 1))
 def test_each_name_is_of_one_kind(name: SegmentName, offset: int, number: int) -> None:
     segment = PATHS.segment(name)
-    torn, prepared = PATHS.torn(segment, offset).name, PATHS.prepared(number).name
-    kinds = [(parse_segment(text) is not None, is_torn(text), is_prepared(text)) for text in (segment.name, torn, prepared)]
-    assert kinds == [(True, False, False), (False, True, False), (False, False, True)]
+    paths = (segment, PATHS.torn(segment, offset), PATHS.prepared(number), PATHS.damaged(segment, number))
+    for at, path in enumerate(paths):
+        text = path.name
+        kinds = (parse_segment(text) is not None, is_torn(text), is_prepared(text), is_damaged(text))
+        assert kinds == tuple(at == other for other in range(len(paths)))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,7 @@ def test_each_name_is_of_one_kind(name: SegmentName, offset: int, number: int) -
         "0000003-00000000000012345.wal",
         "00000003-0000000000001234.wal\n",
         "00000003-0000000000001234.torn",
+        "00000003-0000000000001234.damaged",
         "prepared-.tmp",
         "prepared-x.tmp",
         "prepared-1.tmp.wal",
@@ -85,3 +92,4 @@ def test_other_names_are_of_no_kind(name: str) -> None:
     assert parse_claim(name) is None
     assert not is_torn(name)
     assert not is_prepared(name)
+    assert not is_damaged(name)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from suite import cpu, peers
 from suite.plan import FULL, Run
-from suite.sections import ablation, crowds, layers, rewrite, stages, wire
+from suite.sections import ablation, archive, crowds, layers, rewrite, stages, wire
 
 BENCH = Path(__file__).resolve().parents[3] / "scripts" / "bench"
 ROUNDS = 3
@@ -63,7 +63,18 @@ def names(run: Run) -> list[str]:
     crowd = [f"{kind}/{key}" for kind, keys in kinds for key in keys]
     crowd += [f"keys/{which}/{turn}" for which in ("separate", "same") for turn in range(crowds.TURNS)]
     found += [f"{name}.{part}" for name in crowd for part in ("per_s", "p50_us", "p99_us")]
+    found += archive_names()
     return found
+
+
+def archive_names() -> list[str]:
+    ways = [(level, mode) for level in archive.LEVELS for mode in archive.MODES]
+    parts = ("seconds", "late_ms", "longest_ms", "cpu_s", "above_idle_mib")
+    found = [f"archive/{level}/{mode}.{part}" for level, mode in ways for part in parts]
+    found += [f"archive/{level}/zstd.seconds" for level in archive.LEVELS]
+    found += [f"archive/beside/{which}.{part}" for which in ("on", "off") for part in ("per_s", "p99_ms")]
+    found += [f"archive/restore.{part}" for part in ("plain_read_s", "stored_mb", "raw_mb", "seconds")]
+    return [*found, "archive/backup.mb", "archive/backup.seconds", "archive/backup.copy_s", "archive/verify.mb_per_core"]
 
 
 def document(tmp_path: Path, failures: list[str]) -> dict[str, object]:

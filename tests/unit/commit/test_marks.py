@@ -43,3 +43,16 @@ def test_nothing_is_in_tables_that_is_not_visible() -> None:
     made.flushed = 8
     with pytest.raises(AssertionError, match="flushed=8"):
         made.check()
+
+
+def test_nothing_is_archived_that_is_not_visible() -> None:
+    made = Marks(7)
+    made.move_archived(5)
+    made.move_archived(3)
+    assert made.archived == 5
+    made.check()
+    with pytest.raises(ValueError, match="8 cannot be archived; the newest that is visible is 7"):
+        made.move_archived(8)
+    made.archived = 8
+    with pytest.raises(AssertionError, match="archived=8"):
+        made.check()

@@ -93,7 +93,7 @@ def test_claims_are_given_back() -> None:
         desk.read(b"k0")
         desk.put(b"k0", if_revision=0)
     desk.settle()
-    assert (desk.pipeline.unwritten, desk.pipeline._unwritten_bytes, desk.pipeline._waiting_bytes) == (0, 0, 0)
+    assert (desk.pipeline.unwritten, desk.pipeline._unwritten_bytes, desk.pipeline._line.size_bytes) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_who_gives_up_in_line_was_not_written() -> None:
     assert outcome(kept).revision == 3
     assert desk.state.memtable.newest(1, b"k1") is None
     assert len(desk.log.written) == 2
-    assert desk.pipeline._waiting_bytes == 0
+    assert desk.pipeline._line.size_bytes == 0
 
 
 def test_who_gives_up_after_it_was_carried_out_gets_its_answer() -> None:

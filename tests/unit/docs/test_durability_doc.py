@@ -25,3 +25,17 @@ def test_every_failpoint_stands_at_a_step() -> None:
     named = {name for line in section(DOCUMENT, "Step by step").lines for name in in_code(line)}
     points = {name for name in named if name.startswith(("wal.", "flush.", "engine."))}
     assert points == set(failpoints.NAMES)
+
+
+def test_every_failpoint_of_the_archive_stands_at_a_step() -> None:
+    rows = [row for table in section(DOCUMENT, "Archive, backup, restore").tables() for row in table]
+    assert all("step" in row and any("crash here leaves" in name for name in row) for row in rows)
+    named = {name for line in section(DOCUMENT, "Archive, backup, restore").lines for name in in_code(line)}
+    points = {name for name in named if name.startswith(("archive.", "backup.", "restore.", "retention.", "repair."))}
+    assert points == set(failpoints.ARCHIVE_NAMES)
+
+
+def test_the_failpoints_stand_in_the_order_in_which_they_are_passed() -> None:
+    text = "\n".join(section(DOCUMENT, "Archive, backup, restore").lines)
+    places = [text.index(f"`{name}`") for name in failpoints.ARCHIVE_NAMES]
+    assert places == sorted(places)

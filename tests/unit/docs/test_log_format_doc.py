@@ -11,12 +11,13 @@ import pytest
 
 from kvserver.base.clock import SystemClock
 from kvserver.base.environment import Environment
+from kvserver.base.identity_file import FORMAT_VERSION as FOLDER_VERSION
+from kvserver.base.identity_file import create_identity
 from kvserver.base.paths import DataPaths, SegmentName, is_prepared, is_torn, parse_segment
 from kvserver.base.types import NO_EPOCH, Epoch, Position
-from kvserver.engine.identity import FORMAT_VERSION as FOLDER_VERSION
-from kvserver.engine.identity import create_identity
-from kvserver.engine.origin import Origin, write_origin
 from kvserver.replication.local_register import LocalRegister
+from kvserver.storage.origin import Origin, write_origin
+from kvserver.storage.restore_record import RestoreRecord, create_restore_record
 from kvserver.wal import format as fmt
 from kvserver.wal.commit_record import DELETE, PUT, Effect, decode_commit, encode_commit
 from kvserver.wal.reader import End, SegmentReader
@@ -211,13 +212,16 @@ def test_the_small_files_have_the_fields_of_the_document() -> None:
     position = Position(Epoch(1, 7), 9, bytes(16))
     origin = Origin(CLUSTER_ID, "n", position, [(Epoch(1, 7), position)], 0)
     write_origin(Environment(fs=fs, clock=SystemClock()), paths, origin)
-    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1), paths.origin)
+    record = RestoreRecord("file:///srv/archive", CLUSTER_ID, 7, False, "/data", False, 0, {})
+    create_restore_record(Environment(fs=fs, clock=SystemClock()), paths, record)
+    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1), paths.origin, paths.restore)
     rows = section(DOCUMENT, "Beside the log").table()
     for row, path in zip(rows, written, strict=True):
         fields = json.loads(fs.contents()[path])
         assert set(in_code(row["fields"])) | {"crc32c"} == set(fields), path.name
     assert f"of the data folder, {FOLDER_VERSION})" in rows[0]["fields"]
-    assert '("kvserver checkpoint")' in rows[-1]["fields"]
+    assert '("kvserver checkpoint")' in rows[-2]["fields"]
+    assert '("kvserver restore")' in rows[-1]["fields"]
     fields = json.loads(fs.contents()[paths.origin])
     text = " ".join(section(DOCUMENT, "Beside the log").lines).rpartition("|")[2]
     named = set(in_code(text))

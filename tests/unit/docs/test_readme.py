@@ -18,6 +18,7 @@ from unit.docs.documents import ROOT, section
 
 README = "README.md"
 ENDPOINT = "127.0.0.1:7400"
+SECOND = "127.0.0.1:7401"
 
 
 def _block(title: str, language: str, number: int = 0) -> str:
@@ -62,7 +63,7 @@ def server(folder: Path, environment: dict[str, str]) -> Iterator[None]:
 
 def _run(script: str, folder: Path, environment: dict[str, str]) -> str:
     """Run a script in a process group of its own, of which nothing is left afterwards."""
-    script = script.replace(ENDPOINT, environment["KVCTL_ENDPOINT"])
+    script = script.replace(ENDPOINT, environment["KVCTL_ENDPOINT"]).replace(SECOND, f"127.0.0.1:{_free_port()}")
     with subprocess.Popen(
         ["bash", "-c", script],
         cwd=folder,
@@ -104,6 +105,15 @@ def test_no_acknowledged_write_is_lost_in_the_walk_through(folder: Path, environ
     match = re.search(r"^(\d+) acknowledged, 0 lost$", output, re.MULTILINE)
     assert match is not None, output
     assert int(match[1]) > 200, "the import was not under way when the server was killed"
+
+
+def test_a_mistake_is_undone_in_the_walk_through(folder: Path, environment: dict[str, str]) -> None:
+    output = _run("set -e\n" + _block("Undo a mistake", "sh"), folder, environment)
+    before, restored, drilled = re.findall(r"\b[0-9a-f]{64}\b", output)
+    assert before == restored != drilled, output
+    assert re.findall(r"^\d+$", output, re.MULTILINE) == ["127", "200"], "a third is gone in the first, and back in the second"
+    assert "nothing was restored" in output, "the plan is looked at first"
+    assert "well: revision" in output, "the drill"
 
 
 def test_the_documents_named_are_links() -> None:

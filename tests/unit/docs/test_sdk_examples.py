@@ -78,7 +78,7 @@ DOCSTRINGS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running_server() as started:
+    with running_server(archive=True) as started:
         yield started
 
 
@@ -209,7 +209,8 @@ def test_what_is_repeated_is_what_the_code_repeats() -> None:
 def test_the_timeouts_are_those_of_the_code() -> None:
     text = "\n".join(section(DOCUMENT, "Timeouts").lines)
     assert f": {_channel.DEFAULT_TIMEOUT_S:g} seconds" in text
-    assert f"{_channel.LONG_TIMEOUT_S:g} seconds for `flush` and `checkpoint`" in text
+    long = "`flush` and `checkpoint`,\n`archive_now` and `content_hash`"
+    assert f"{_channel.LONG_TIMEOUT_S:g} seconds for {long}" in text
 
 
 def test_every_call_and_fixture_of_the_testing_package_is_named() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvserver.base.environment import Environment
+from kvserver.base.identity_file import create_identity
 from kvserver.base.types import DEFAULT_NAMESPACE, SYSTEM_NAMESPACE, Position
 from kvserver.engine.examination.examine import examine
 from kvserver.engine.examination.findings import Finding, Level
 from kvserver.engine.examination.subject import FileFacts, Subject
-from kvserver.engine.identity import create_identity
 from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.storage import rows
 from kvserver.storage.rows import Flushed, Statistics

@@ -13,8 +13,8 @@ from kvserver.engine.examination.disk import PROBE_NAME
 from kvserver.engine.examination.examine import CHECKS, Check, examine
 from kvserver.engine.examination.findings import Finding, Level, note, ok, worst
 from kvserver.engine.examination.subject import Subject
-from kvserver.engine.origin import Origin, write_origin
 from kvserver.storage import rows
+from kvserver.storage.origin import Origin, write_origin
 from kvserver.storage.rows import Statistics
 from support.logs import CLUSTER_ID, CREATION, EPOCH, PATHS
 from unit.engine.examined import LIMITS, Scene, worse_than_ok

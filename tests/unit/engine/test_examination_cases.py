@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption
 from kvserver.base.limits import MIB
 from kvserver.base.record_file import decode_record, encode_record
@@ -17,6 +18,7 @@ from kvserver.engine.examination.findings import Level
 from kvserver.engine.examination.subject import FileFacts
 from kvserver.replication.local_register import LocalRegister
 from kvserver.storage import rows
+from kvserver.storage.restore_record import RestoreRecord, create_restore_record
 from kvserver.wal import format as fmt
 from support.log_scenes import flip
 from support.logs import PATHS
@@ -131,6 +133,12 @@ def missing_lock_rights(scene: Scene) -> None:
     scene.fs.lock = refuse  # type: ignore[method-assign, assignment]
 
 
+def being_restored(scene: Scene) -> None:
+    record = RestoreRecord("file:///srv/archive", bytes(16), 7, False, str(PATHS.root), True, 0, {})
+    create_restore_record(Environment(scene.fs, scene.clock), PATHS, record)
+    scene.remove(PATHS.identity)
+
+
 @dataclasses.dataclass
 class Case:
     """A damage, and the finding that it must lead to."""
@@ -177,6 +185,16 @@ CASES = [
         "ends cut",
         "may be deleted",
     ),
+    Case(
+        "damaged segment kept",
+        lambda s: s.fs.plant(PATHS.damaged(s.segments()[0], 1), b"x"),
+        "leftovers",
+        N,
+        "replaced from the archive",
+        "may be deleted",
+    ),
+    Case("copy left", planted(PATHS.scratch / "1" / "ORIGIN"), "leftovers", N, "did not end", "may be deleted"),
+    Case("restore did not end", being_restored, "identity", P, "no store yet", "kvctl restore --archive file:///srv/archive"),
     Case("stranger in the log", planted(PATHS.wal / "core"), "leftovers", W, "core", "move"),
     Case("stranger in epochs", planted(PATHS.branch(7)), "leftovers", W, PATHS.branch(7).name, "move"),
     Case("files of another user", foreign_file, "owner", P, "do not belong to user 1000", "chown -R 1000"),

@@ -97,7 +97,7 @@ def test_only_locked_versions_are_installed_and_the_tools_stay_behind() -> None:
     installs = [part for one in build.all("RUN") for part in one.text.split("&&") if "pip" in part and " install " in part]
     assert len(installs) == 2
     assert all("--constraint requirements.lock" in part for part in installs)
-    assert "[server]" in installs[-1] and "--without-pip /opt/kvserver" in " ".join(one.text for one in build.all("RUN"))
+    assert "[server,s3]" in installs[-1] and "--without-pip /opt/kvserver" in " ".join(one.text for one in build.all("RUN"))
     (copied,) = final.all("COPY")
     assert copied.options() == {"from": "build"} and copied.words() == ["/opt/kvserver", "/opt/kvserver"]
     assert not any(word in one.text for one in final.all("RUN") for word in ("pip", "apt-get", "curl"))

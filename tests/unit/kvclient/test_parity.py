@@ -50,7 +50,7 @@ def test_the_same_parameters_results_and_docstrings() -> None:
 
 def test_everything_that_waits_is_a_coroutine() -> None:
     for name, member in public(AsyncClient).items():
-        if inspect.isfunction(member) and name not in ("scan", "history", "forget_session"):
+        if inspect.isfunction(member) and name not in ("scan", "history", "create_backup", "forget_session"):
             assert inspect.iscoroutinefunction(member), name
             assert not inspect.iscoroutinefunction(vars(Client)[name]), name
 
@@ -115,6 +115,10 @@ CALLS: dict[str, list[Any]] = {
     "compact": [call(2), call()],
     "flush": [call()],
     "checkpoint": [call("/backup"), call("relative")],
+    "archive_status": [call()],
+    "archive_now": [call()],
+    "create_backup": [call(), call(timeout_s=-1.0)],
+    "content_hash": [call()],
     "forget_session": [call()],
     "close": [call(), call()],
 }

@@ -14,6 +14,7 @@ import pytest
 
 from kvctl.main import run
 from support.fake_server import FakeServer
+from unit.kvctl.archived import Archived, archive_in
 
 
 @dataclasses.dataclass
@@ -116,3 +117,11 @@ def fill(fake: FakeServer) -> Callable[..., None]:
             fake.store.write_row("", key, value, fake.store.commit(0))
 
     return put
+
+
+@pytest.fixture
+def archived(tmp_path: Path) -> Iterator[Archived]:
+    """An archive in a folder, with nothing in it but the record of the fake server's cluster."""
+    archived = archive_in(tmp_path / "archive")
+    yield archived
+    archived.store.close()

@@ -48,7 +48,9 @@ def test_commands_and_options_and_choices() -> None:
     assert "--if-absent" in completed("put", "--if")
     assert completed("get", "-o", "t") == ["table"]
     assert completed("export", "--format", "b") == ["binary"]
-    assert completed("wal", "") == ["dump", "list", "verify"]
+    assert completed("wal", "") == ["dump", "list", "repair", "verify"]
+    assert completed("archive", "") == ["dictionary", "list", "now", "point", "retain", "status", "verify"]
+    assert completed("archive", "point", "s") == ["set"]
 
 
 def test_commands_are_offered_without_being_imported() -> None:

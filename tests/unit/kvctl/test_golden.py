@@ -10,7 +10,7 @@ import pytest
 
 from kvctl.main import COMMANDS
 from support.fake_server import FakeServer
-from unit.kvctl.golden import FOLDER, OFFLINE, SCENARIO, differs, normalised, prepare
+from unit.kvctl.golden import EVERY, FOLDER, SCENARIO, differs, normalised, prepare
 
 
 def test_the_scenario_prints_what_the_golden_files_hold(
@@ -28,9 +28,9 @@ def test_the_scenario_prints_what_the_golden_files_hold(
 
 
 def test_every_file_belongs_to_a_step_and_every_command_has_one() -> None:
-    names = {step.name for step in [*SCENARIO, *OFFLINE] if step.name}
+    names = {step.name for step in EVERY if step.name}
     assert {path.stem for path in FOLDER.iterdir()} == names
-    commands = {word for step in [*SCENARIO, *OFFLINE] for word in step.arguments.split()}
+    commands = {word for step in EVERY for word in step.arguments.split()}
     assert set(COMMANDS) - commands == {"completion"}, "it prints a script"
 
 

@@ -134,9 +134,12 @@ def _commands() -> list[tuple[str, click.Command]]:
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
-        found.append((name, command))
-        if isinstance(command, click.Group):
-            found.extend((f"{name} {sub}", command.commands[sub]) for sub in command.commands)
+        waiting = [(name, command)]
+        while waiting:
+            name, command = waiting.pop(0)
+            found.append((name, command))
+            if isinstance(command, click.Group):
+                waiting += [(f"{name} {sub}", command.commands[sub]) for sub in command.commands]
     return found
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from kvctl import progress
 from support.fake_server import FakeServer
+from unit.kvctl.archived import Archived, log_only
 
 PYTHON = [sys.executable, "-m", "kvctl"]
 TERMINAL = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
@@ -99,3 +100,19 @@ def test_what_does_not_take_long_shows_nothing(monkeypatch: pytest.MonkeyPatch, 
         assert [thread.name for thread in threading.enumerate() if thread.name == "kvctl-spinner"]
     assert not [thread.name for thread in threading.enumerate() if thread.name == "kvctl-spinner"]
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_done_with_an_archive_shows_bytes_and_their_rate(archived: Archived, tmp_path: Path) -> None:
+    log_only(archived)
+    restore = ["restore", "--archive", archived.url, "--latest", "--target-dir", str(tmp_path / "restored"), "-o", "raw"]
+    for command, title in (
+        (["archive", "verify", "--archive", archived.url, "-o", "raw"], b"reading"),
+        (restore, b"replaying the log"),
+    ):
+        shown, _ = on_a_terminal([*PYTHON, *command])
+        for part in (title, b" KiB", b"MB/s", b"left"):
+            assert part in shown, (command, part)
+        quiet = subprocess.run(
+            [*PYTHON, "archive", "verify", "--archive", archived.url], capture_output=True, check=True, env=TERMINAL
+        )
+        assert quiet.stderr == b""

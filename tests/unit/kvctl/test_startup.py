@@ -35,10 +35,70 @@ def test_help_imports_no_command() -> None:
     assert not loaded & {"kvctl.output", "kvctl.files", "kvctl.progress"}
 
 
-@pytest.mark.parametrize("command", ["put", "get", "del", "write", "scan", "import", "export", "status", "namespace", "compact"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("put", "get", "del", "write", "scan", "import", "export", "status", "namespace", "compact"),
+        *(
+            "archive",
+            "archive status",
+            "archive verify",
+            "archive point set",
+            "backup",
+            "backup list",
+            "restore",
+            "drill",
+            "check",
+        ),
+    ],
+)
 def test_help_of_a_command_imports_no_client(command: str) -> None:
-    loaded = loaded_by([command, "--help"])
+    loaded = loaded_by([*command.split(), "--help"])
     assert not loaded & (CLIENT | EXTRAS)
+
+
+def test_what_asks_the_node_about_its_archive_imports_nothing_of_the_server(fake: FakeServer) -> None:
+    there = ["--endpoint", fake.endpoint]
+    loaded = loaded_by(
+        [*there, "archive", "status"], [*there, "archive", "now"], [*there, "backup", "create"], [*there, "check", "hash"]
+    )
+    assert not loaded & EXTRAS
+
+
+LACKING = """
+import sys
+for name in ("google_crc32c", "sortedcontainers", "rocksdict", "obstore"):
+    sys.modules[name] = None
+from kvctl.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("archive list --archive file:///srv/archive", "server"),
+        ("archive verify --archive file:///srv/archive", "server"),
+        ("backup list --archive file:///srv/archive", "server"),
+        ("restore --archive file:///srv/archive --latest --dry-run", "server"),
+        ("check hash --data-dir .", "server"),
+        ("wal repair --data-dir . --from archive --archive file:///srv/archive", "server"),
+        ("doctor --data-dir .", "server"),
+    ],
+)
+def test_without_the_extra_the_command_that_installs_it_is_named(command: str, extra: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LACKING, *command.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "[NOT_INSTALLED]" in done.stderr
+    assert done.stderr.splitlines()[-1] == f"hint: pip install 'kvserver[{extra}]'"
+
+
+def test_an_archive_in_s3_needs_an_extra_of_its_own() -> None:
+    program = LACKING.replace('"google_crc32c", "sortedcontainers", "rocksdict", "obstore"', '"obstore",')
+    command = ["archive", "list", "--archive", "s3://bucket/prefix"]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 4), done.stderr
+    assert "kvserver[s3]" in done.stderr
 
 
 def test_a_put_imports_the_client_and_nothing_else(fake: FakeServer) -> None:

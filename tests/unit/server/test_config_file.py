@@ -35,6 +35,18 @@ OTHERS: dict[str, str | int | bool] = {
     "block-cache-mb": 8,
     "history-s": 0,
     "history-revisions": 5,
+    "archive": "file:///srv/archive",
+    "archive-workers": 3,
+    "archive-level": 4,
+    "archive-queue-mb": 100,
+    "archive-rate-mb": 50,
+    "archive-full": "gap",
+    "ballast-mb": 7,
+    "archive-verify-h": 1,
+    "archive-drill-h": 2,
+    "backup-h": 24,
+    "keep-backups": 8,
+    "keep-days": 9,
 }
 
 
@@ -133,7 +145,7 @@ def test_what_is_in_force_can_be_read_again_and_is_the_same(path: Path, tmp_path
         ("log = {xyz = 1}", ': unknown key "xyz" in [log]; kvserver serve --help lists them all'),
         ("[log]\n'memtable-mb' = 64", ':2: "memtable-mb" belongs in [tables], not in [log]'),
         ("[tabels]\nmemtable-mb = 64", ":1: unknown section [tabels]; did you mean [tables]?"),
-        ("[xyz.tables]\nmemtable-mb = 64", ":1: unknown section [xyz]; there are [server], [log], [tables]"),
+        ("[xyz.tables]\nmemtable-mb = 64", ":1: unknown section [xyz]; there are [server], [log], [tables], [archive]"),
         ("tables = 3", ':1: "tables" is a section, not a key: write [tables]'),
         ("[[tables]]\nmemtable-mb = 64", ':1: "tables" is a section, not a key: write [tables]'),
         ("memtable-mb = 64\n[tables]\nmemtable-mb = 64", ':3: "memtable-mb" in [tables] is set twice'),

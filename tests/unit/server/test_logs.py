@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kvserver.base import events
+from kvserver.base import archive_events, archive_upkeep_events, events
 from kvserver.base.events import Event
 from kvserver.server import logs
 
@@ -71,7 +71,12 @@ def stream() -> Iterator[io.StringIO]:
 def kinds() -> list[type[Event]]:
     """Return every kind of event that there is."""
     return sorted(
-        (kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event),
+        {
+            kind
+            for module in (events, archive_events, archive_upkeep_events)
+            for kind in vars(module).values()
+            if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+        },
         key=lambda kind: kind.__name__,
     )
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 from google.protobuf.descriptor import MethodDescriptor
 
 from kvproto.v1 import admin_pb2, kv_pb2
-from kvserver.service import admin, kv
+from kvserver.service import admin, archive, kv
 from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
 
 WRITES = {"Put", "Delete", "Write", "CreateNamespace", "DropNamespace", "Compact"}
@@ -27,7 +27,12 @@ class _Clock:
 
 def _methods() -> list[Method]:
     nothing = cast(Any, _Nothing())
-    return [*kv.KvService(nothing).methods(), *admin.AdminService(nothing, cast(Any, _Clock())).methods()]
+    clock = cast(Any, _Clock())
+    return [
+        *kv.KvService(nothing).methods(),
+        *admin.AdminService(nothing, clock).methods(),
+        *archive.ArchiveService(nothing, None, nothing, clock).methods(),
+    ]
 
 
 def _contract() -> dict[tuple[str, str], MethodDescriptor]:

@@ -42,6 +42,23 @@ def test_large_submissions_are_no_crowd() -> None:
     assert Desk(big).waited_ms(CROWD, value_bytes=50) > 0
 
 
+@pytest.mark.parametrize(("pace_ms", "submissions", "expected_ms"), [(25, 1, 25), (25, 30, 25), (3, 30, 4), (0, 1, 0)])
+def test_a_pace_that_was_asked_for_holds_for_every_group(pace_ms: int, submissions: int, expected_ms: float) -> None:
+    desk = Desk()
+    desk.queue.pace_ms = pace_ms
+    assert desk.waited_ms(submissions) == pytest.approx(expected_ms, abs=0.01)
+
+
+def test_answers_without_commits_are_not_paced() -> None:
+    desk = Desk()
+    desk.queue.pace_ms = 100
+    desk.queue.submit(Submission(b"", 0, "reader", 0))
+    desk.queue.run_once()
+    begin = desk.clock.monotonic()
+    desk.queue._await_crowd()
+    assert desk.clock.monotonic() == begin
+
+
 def test_a_window_of_0_is_none() -> None:
     options = WalOptions(
         segment_bytes=SMALL.segment_bytes,

@@ -11,62 +11,14 @@ from kvserver.base.types import Epoch, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import End, SegmentReader
 from kvserver.wal.recovery import Case, classify
-from support.logs import CLUSTER_ID, CREATION, EPOCH, payload_of
+from support.logs import CLUSTER_ID, EPOCH, payload_of
+from support.segments import HEADER, RawSegment
 
 PATH = Path("/data/wal/segment")
-HEADER = fmt.SegmentHeader(
-    cluster_id=CLUSTER_ID,
-    segment_id=7,
-    epoch=EPOCH,
-    branch=CREATION,
-    first_revision=2,
-    created_ms=1000,
-    previous_segment_id=0,
-    previous=CREATION,
-)
 
 
-class Segment:
-    """A segment built frame by frame, with any field of a frame set wrong on request."""
-
-    def __init__(self, header: fmt.SegmentHeader = HEADER) -> None:
-        self.header = header
-        self.data = fmt.encode_segment_header(header)
-        self.revision = header.first_revision - 1
-        self.chain = header.start_chain()
-        self.offsets: list[int] = []
-
-    def add(
-        self,
-        kind: bytes = fmt.GROUP,
-        commits: int = 1,
-        payload: bytes = b"",
-        first_revision: int | None = None,
-        durable: tuple[int, int] | None = None,
-        chain: bytes | None = None,
-        time_ms: int = 2000,
-    ) -> Segment:
-        frame, self.chain = fmt.build_frame(
-            kind,
-            self.header.segment_id,
-            fmt.crc_seed(self.header.segment_id),
-            self.revision + 1 if first_revision is None else first_revision,
-            commits,
-            durable or (len(self.data), self.revision),
-            time_ms,
-            self.chain if chain is None else chain,
-            payload or (payload_of(*map(str, range(commits))) if kind == fmt.GROUP else b""),
-        )
-        self.offsets.append(len(self.data))
-        self.data += frame
-        self.revision += commits
-        return self
-
-    def mark(self) -> Segment:
-        return self.add(fmt.MARK, commits=0)
-
-    def seal(self) -> Segment:
-        return self.add(fmt.SEAL, commits=0, payload=fmt.SEAL_PAYLOAD.pack(self.revision, 1, 3000))
+class Segment(RawSegment):
+    """A segment that can be read back."""
 
     def read(self, behind: bytes = bytes(500)) -> SegmentReader:
         """Return a reader that has walked the frames."""

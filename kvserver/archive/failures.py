@@ -1,0 +1,72 @@
+"""What fails around the archiver, by what was tried: when to try again, and what to tell people."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kvserver.base.archive_events import ArchiveFailing, ArchiveRecovered
+from kvserver.base.environment import Environment
+from kvserver.base.events import Listener
+
+MAX_RETRY_MS = 60_000
+
+
+@dataclasses.dataclass(slots=True)
+class _Failure:
+    message: str
+    attempts: int
+    retry_at_s: float
+
+
+class Failures:
+    """The attempts that have failed and not succeeded since, each tried again on its own. Belongs to the archiver's thread.
+
+    The wait doubles with each attempt, and a random part of it is left out, so that nodes which lost one store together do not
+    come back to it together. ``message`` and ``total`` may be read on any thread.
+    """
+
+    def __init__(self, env: Environment, retry_ms: int, listener: Listener) -> None:
+        self._env = env
+        self._retry_ms = retry_ms
+        self._listener = listener
+        self._failing: dict[str, _Failure] = {}
+        self.message = ""
+        """Why the oldest of them fails; empty where none does."""
+        self.total = 0
+
+    def is_due(self, what: str) -> bool:
+        """Say whether something may be tried now."""
+        failure = self._failing.get(what)
+        return failure is None or self._env.clock.monotonic() >= failure.retry_at_s
+
+    def rest_s(self) -> float | None:
+        """Return how long it is until something is due that is not now; None where that is nothing."""
+        now = self._env.clock.monotonic()
+        waits = (failure.retry_at_s - now for failure in self._failing.values())
+        return min((wait_s for wait_s in waits if wait_s > 0), default=None)
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Note that an attempt failed."""
+        before = self._failing.get(what)
+        attempts = before.attempts + 1 if before is not None else 1
+        wait_s = min(self._retry_ms << min(attempts - 1, 16), MAX_RETRY_MS) / 1000
+        wait_s *= 1 - self._env.random_bytes(1)[0] / 512
+        self._failing[what] = _Failure(str(error) or repr(error), attempts, self._env.clock.monotonic() + wait_s)
+        self.total += 1
+        self._tell()
+
+    def forget(self, what: str) -> None:
+        """Note that an attempt did not fail, or that there will be no other."""
+        if self._failing.pop(what, None) is not None:
+            self._tell()
+
+    def hurry(self) -> None:
+        """Let everything be tried again at once."""
+        for failure in self._failing.values():
+            failure.retry_at_s = 0.0
+
+    def _tell(self) -> None:
+        message = next((failure.message for failure in self._failing.values()), "")
+        if message != self.message:
+            self.message = message
+            self._listener(ArchiveFailing(message) if message else ArchiveRecovered())

@@ -1,0 +1,75 @@
+"""A restored folder that becomes the old cluster, not a fork of it: who it is, which epochs are gone, and the old node's fence.
+
+The next start of the folder claims an epoch above every one that the archive has heard of, because all of those are claimed here.
+And the newest epoch's manifest is closed: whoever still writes to it, on a machine that was thought to be lost, is refused from
+then on. What it acknowledges afterwards is in no archive; that is why a fork is the rule, and this is asked for by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kvserver.archive.catalog import Catalog, read_catalog
+from kvserver.archive.manifest import EpochManifest
+from kvserver.archive.names import ArchiveNames
+from kvserver.archive.store import Store
+from kvserver.base.environment import Environment
+from kvserver.base.fs import FileSystem, read_file
+from kvserver.base.identity_file import create_identity, parse_identity
+from kvserver.base.paths import DataPaths
+from kvserver.base.register import Register
+from kvserver.base.types import Epoch, Identity, Position
+
+
+class NewNode(NamedTuple):
+    """The node that takes over."""
+
+    name: str
+    register: Callable[[FileSystem, DataPaths], Register]
+    """Where it claims its epochs."""
+    register_kind: str
+
+
+def take_over(env: Environment, store: Store, paths: DataPaths, cluster_id: bytes, position: Position, node: NewNode) -> None:
+    """Make a folder that stands at a position a node of the cluster, and fence the old one. May be done again after a crash.
+
+    Raises ArchiveFenced where a newer primary has taken the cluster over meanwhile, Corruption, StoreError, OSError.
+    """
+    catalog = read_catalog(store, cluster_id)
+    identity = _identity(env, paths, cluster_id, node)
+    epoch = _claim(env, node.register(env.fs, paths), identity, catalog, position)
+    if not catalog.epochs:
+        return
+    newest = catalog.epochs[-1]
+    names = ArchiveNames(cluster_id)
+    manifest = EpochManifest.open(store, names, newest.epoch, newest.branch, node.name, env.clock)
+    manifest.close(epoch, position)
+
+
+def _identity(env: Environment, paths: DataPaths, cluster_id: bytes, node: NewNode) -> Identity:
+    if env.fs.exists(paths.identity):
+        return parse_identity(paths, read_file(env.fs, paths.identity))
+    return create_identity(env, paths, node.name, node.register_kind, cluster_id)
+
+
+def _claim(env: Environment, register: Register, identity: Identity, catalog: Catalog, position: Position) -> Epoch:
+    """Claim every epoch that was ever heard of, so that none of their numbers is used again, and one above them."""
+    heard = {position.epoch.number: position.epoch}
+    for link in catalog.line:
+        heard[link.part.epoch.number] = link.part.epoch
+    for part in catalog.epochs:
+        heard[part.epoch.number] = part.epoch
+    mine = {record.epoch.number: record.epoch for record in register.records()}
+    for part in catalog.epochs:
+        if part.closing is not None and part.closing.by not in mine.values():
+            heard.setdefault(part.closing.by.number, part.closing.by)
+    now_ms = env.clock.now_ms()
+    for number in sorted(heard.keys() - mine.keys() - {0}):
+        register.claim(heard[number], "", now_ms)
+    newest = max(heard)
+    if mine and max(mine) > newest:
+        return mine[max(mine)]  # claimed by an attempt before this one
+    epoch = Epoch(max(newest, *mine, 0) + 1, env.random_id())
+    register.claim(epoch, identity.node_id, now_ms)
+    return epoch

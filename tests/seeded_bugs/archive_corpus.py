@@ -1,0 +1,163 @@
+"""Bugs that the records of an archive, plans and retention have had elsewhere, or nearly had here; see ``seeded_bugs.corpus``."""
+
+from __future__ import annotations
+
+from seeded_bugs.corpus import SeededBug
+
+MANIFEST = ("tests/unit/archive/test_manifest.py", "tests/unit/archive/test_manifest_reading.py")
+CATALOG = ("tests/unit/archive/test_catalog.py", "tests/unit/archive/test_catalog_damage.py")
+PLAN = ("tests/unit/archive/test_plan.py", "tests/unit/archive/test_plan_model.py")
+VERIFY = ("tests/unit/archive/test_verify.py",)
+RETENTION = ("tests/unit/archive/test_retention.py", "tests/unit/archive/test_retention_model.py")
+SWEEP = ("tests/unit/archive/test_file_sweep.py",)
+POINTS = ("tests/unit/archive/test_points.py",)
+
+ARCHIVE_CORPUS = (
+    SeededBug(
+        "gap_accepted",
+        "kvserver/archive/lineage.py",
+        (("            if entry.start != at or index in part.breaks:\n", "            if index in part.breaks:\n"),),
+        CATALOG,
+        "litestream 752: a chain with a hole in it was found broken only when it was to be restored",
+    ),
+    SeededBug(
+        "epoch_read_beyond_its_branch",
+        "kvserver/archive/lineage.py",
+        (
+            (
+                "            if upto is not None and entry.start.revision >= upto.revision:\n                break\n",
+                "",
+            ),
+        ),
+        CATALOG,
+        "what a deposed primary archived after its successor had parted is replayed as if it were history",
+    ),
+    SeededBug(
+        "manifest_collision_ignored",
+        "kvserver/archive/manifest.py",
+        (("            if found != data:\n", "            if not found:\n"),),
+        MANIFEST,
+        "two primaries share one archive, and each takes the other's record for its own",
+    ),
+    SeededBug(
+        "lost_answer_offered_anew",
+        "kvserver/archive/manifest.py",
+        (
+            (
+                "        if self._offered is not None:\n            self._settle()\n        if gap is not None and gap",
+                "        if gap is not None and gap",
+            ),
+        ),
+        MANIFEST,
+        "a request that took effect late fences the writer that made it",
+    ),
+    SeededBug(
+        "chain_of_records_not_compared",
+        "kvserver/archive/manifest_chain.py",
+        (("    if record.previous_sha256 != hashlib.sha256(data).digest():\n", "    if False:\n"),),
+        CATALOG,
+        "a manifest record can be exchanged, and nobody notices",
+    ),
+    SeededBug(
+        "restore_planned_across_a_gap",
+        "kvserver/archive/plan.py",
+        (
+            ("Span(CREATION_REVISION + 1, run.end", "Span(CREATION_REVISION + 1, catalog.runs[-1].end"),
+            ("            if found is not None and revision <= found[0].end.revision:\n", "            if found is not None:\n"),
+        ),
+        PLAN,
+        "the newest backup below the target is taken, whatever is missing behind it",
+    ),
+    SeededBug(
+        "time_of_a_gap_answered",
+        "kvserver/archive/plan.py",
+        (("            if time_ms > proven_ms:\n", "            if False:\n"),),
+        PLAN,
+        "a moment of which nothing is known is restored as the last one that is known",
+    ),
+    SeededBug(
+        "retention_too_eager",
+        "kvserver/archive/retention_plan.py",
+        (
+            ("if entry.end.revision < floor and entry.id not in needed", "if entry.end.revision <= floor + 1"),
+            (
+                '                raise RetentionRefused(f"revisions',
+                '                continue\n                raise RetentionRefused(f"revisions',
+            ),
+            ("        for one in self._needs.lost(kept, gone, backups, epochs):\n", "        for one in ():\n"),
+        ),
+        RETENTION,
+        "litestream 771 and 1084: files deleted that the only way back led through",
+    ),
+    SeededBug(
+        "retention_without_proof",
+        "kvserver/archive/retention_plan.py",
+        (("        self._prove(kept, gone, set(ids), self._emptied(records))\n", ""),),
+        RETENTION,
+        "the decision checks itself",
+    ),
+    SeededBug(
+        "retention_trusts_a_base_that_is_not_whole",
+        "kvserver/archive/retention_plan.py",
+        (("            if lengths.get(name) != length:\n", "            if False:\n"),),
+        RETENTION,
+        "the older base goes, and the newer one lacks a file",
+    ),
+    SeededBug(
+        "retention_forgets_what_came_after_its_decision",
+        "kvserver/archive/retention.py",
+        (("    plan = plan_retention(store, cluster_id, policy, now_ms, floor=written.first_revision)\n", ""),),
+        RETENTION,
+        "a point that was named a moment ago names nothing any more",
+    ),
+    SeededBug(
+        "records_of_an_empty_epoch_removed_from_under_a_point",
+        "kvserver/archive/retention_plan.py",
+        (
+            (" or part.epoch.number >= self._oldest_epoch\n", "\n"),
+            ("        for one in self._needs.lost(kept, gone, backups, epochs):\n", "        for one in ():\n"),
+        ),
+        RETENTION,
+        "an epoch in which nothing was written still leads from the one before it to the one behind",
+    ),
+    SeededBug(
+        "sweep_does_not_look_for_backups",
+        "kvserver/archive/file_sweep.py",
+        (("        if backups := _announced(env, store, names):\n", "        if backups := 0:\n"),),
+        SWEEP,
+        "files of a backup that is being made are named by nothing yet",
+    ),
+    SeededBug(
+        "backup_does_not_look_for_a_sweep",
+        "kvserver/archive/file_sweep.py",
+        (("        _replace_failed_sweep(store, names, now_ms)\n", ""),),
+        SWEEP,
+        "a file that a sweep is about to remove is found, and relied on",
+    ),
+    SeededBug(
+        "point_made_while_retention_passes",
+        "kvserver/archive/points.py",
+        (("        _check_promised(store, cluster_id, plan.revision)  # retention", "        pass  # retention"),),
+        POINTS,
+        "the point is there, and what restoring it needs has just been removed",
+    ),
+    SeededBug(
+        "verify_skips_the_files_of_backups",
+        "kvserver/archive/verify.py",
+        (
+            (
+                "        yield from {file.sha256: file for backup in self._catalog.backups for file in backup.files}.values()\n",
+                "",
+            ),
+        ),
+        VERIFY,
+        "the log is read to the last byte, and the base that it stands on is not",
+    ),
+    SeededBug(
+        "verify_believes_a_backup_s_position",
+        "kvserver/archive/verify.py",
+        (("if at.get(position.revision) != position.chain)", "if position.revision not in at)"),),
+        VERIFY,
+        "a backup of another history passes, because it has a revision that the log has too",
+    ),
+)
