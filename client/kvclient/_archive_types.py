@@ -100,7 +100,7 @@ class ArchiveStatus:
     unarchived_bytes: int
     """Their bytes."""
     oldest_unarchived_age_ms: int
-    """How long the oldest of them has been sealed; 0 where there is none."""
+    """How long the oldest commit in them has been waiting; 0 where there is none."""
     step: ArchiveStep
     """What is done about it."""
     pace_ms: int

@@ -227,12 +227,12 @@ class Archiver:
         # A start finds segments that are archived already; it must not refuse writes before the archive could say so.
         weighs = self._standing is not None or self._failures.total > 0 or self._fenced is not None
         try:
-            for info in self._backlog.look(self._standing or NOTHING, self._listing, weighs):
-                self._failures.forget(info.path.name)
+            self._backlog.look(self._standing or NOTHING, self._listing, weighs)
         except ArchiveFenced as error:
             self._fence(error)
-        waiting = {info.header.segment_id for info in self._backlog.segments}
+        waiting = {info.header.segment_id: info.path.name for info in self._backlog.segments}
         self._put = {segment_id: put for segment_id, put in self._put.items() if segment_id in waiting}
+        self._failures.forget_all_but({THE_ARCHIVER, THE_ARCHIVE, THE_MANIFEST, *waiting.values()})
 
     def _next_job(self) -> Job | None:
         """Return the next thing to do, and count it as under way; None where there is nothing that can be done now."""
@@ -269,11 +269,11 @@ class Archiver:
         return Job(what, work, done, ended)
 
     def _ready(self) -> list[Put]:
-        """Return what was put of the oldest segments, up to the first one that was not."""
+        """Return what was put of the oldest segments, up to the first one that was not, or before which some were given up."""
         found: list[Put] = []
         for info in self._backlog.segments:
             put = self._put.get(info.header.segment_id)
-            if put is None:
+            if put is None or (found and found[-1].info.header.segment_id != info.header.previous_segment_id):
                 break
             found.append(put)
         return found

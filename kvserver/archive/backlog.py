@@ -6,7 +6,8 @@ as what it is, a log that grows.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 
 from kvserver.archive.continuation import Standing, unarchived, without_holes
 from kvserver.archive.errors import ArchiveFenced
@@ -16,6 +17,7 @@ from kvserver.base.archive_events import ArchiveGap, ArchivePressureChanged
 from kvserver.base.environment import Environment
 from kvserver.base.events import Listener
 from kvserver.base.fs import opened
+from kvserver.base.types import Position
 from kvserver.wal import format as fmt
 from kvserver.wal.segment import SegmentInfo
 
@@ -38,6 +40,8 @@ class Backlog:
         self.given_up_revision = 0
         """The last one that was given up, and told of."""
         self._given_up: set[int] = set()
+        self._let_go: Position | None = None
+        """Up to where the log was told that it may go without being archived."""
         self._oldest: tuple[int, int] = (0, 0)
         """Which segment is the oldest, and the time of its first commit."""
 
@@ -67,8 +71,8 @@ class Backlog:
         began_ms = self._oldest[1]
         return max(0, self._env.clock.now_ms() - began_ms) if self.segments and began_ms else 0
 
-    def look(self, standing: Standing, kept: Collection[int], weighs: bool) -> list[SegmentInfo]:
-        """Look at the log and, if it ``weighs``, take or leave steps of the ladder; return the segments given up for that.
+    def look(self, standing: Standing, kept: Collection[int], weighs: bool) -> None:
+        """Look at the log and, if it ``weighs``, take or leave steps of the ladder, and give segments up for that.
 
         ``standing``: where the archive ends, as far as is known. ``kept``: ids of segments that are just being listed.
         Raises ArchiveFenced, after counting the whole log, where the archive holds another history.
@@ -83,10 +87,11 @@ class Backlog:
         self.segments = [info for info in lacking if info.header.segment_id not in self._given_up]
         if self.segments and self.segments[0].header.segment_id != self._oldest[0]:
             self._oldest = (self.segments[0].header.segment_id, self._first_commit_ms(self.segments[0]))
-        given = self._weigh(kept) if weighs else []
+        if weighs:
+            self._weigh(kept)
+        self._let_log_go(lacking)
         if fenced is not None:
             raise fenced
-        return given
 
     def _first_commit_ms(self, info: SegmentInfo) -> int:
         """Return the time of a segment's first frame: when it was created says nothing about how long a commit waits."""
@@ -97,7 +102,7 @@ class Backlog:
             frame = None
         return info.header.created_ms if frame is None else frame.time_ms
 
-    def _weigh(self, kept: Collection[int]) -> list[SegmentInfo]:
+    def _weigh(self, kept: Collection[int]) -> None:
         size_bytes = self.size_bytes
         try:
             free_bytes: int | None = self._source.free_bytes()
@@ -110,9 +115,9 @@ class Backlog:
         if pressure.step is not before.step:
             free = -1 if free_bytes is None else free_bytes
             self._listener(ArchivePressureChanged(pressure.step.name, before.step.name, size_bytes, free))
-        return self._give_up(self._ladder.excess_bytes(size_bytes, free_bytes), kept)
+        self._give_up(self._ladder.excess_bytes(size_bytes, free_bytes), kept)
 
-    def _give_up(self, excess_bytes: int, kept: Collection[int]) -> list[SegmentInfo]:
+    def _give_up(self, excess_bytes: int, kept: Collection[int]) -> None:
         """Leave the oldest segments out of the archive, and tell."""
         given: list[SegmentInfo] = []
         for info in self.segments:
@@ -125,8 +130,14 @@ class Backlog:
             self._given_up |= {info.header.segment_id for info in given}
             self.segments = [info for info in self.segments if info.header.segment_id not in self._given_up]
             self.given_up_segments += len(given)
-            after, self.given_up_revision = given[0].header.previous.revision, given[-1].end.revision
+            after, last = given[0].header.previous.revision, given[-1].end.revision
+            self.given_up_revision = max(self.given_up_revision, last)
             reason = "the queue was full, and the policy says that writes go on"
-            self._listener(ArchiveGap(after, after + 1, self.given_up_revision, reason))
+            self._listener(ArchiveGap(after, after + 1, last, reason))
+
+    def _let_log_go(self, lacking: Sequence[SegmentInfo]) -> None:
+        """Let the log go up to the first segment that still waits: what is just being listed lies before what was given up."""
+        given = list(itertools.takewhile(lambda info: info.header.segment_id in self._given_up, lacking))
+        if given and given[-1].end != self._let_go:
+            self._let_go = given[-1].end
             self._source.on_given_up(given[-1].end)
-        return given

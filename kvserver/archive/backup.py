@@ -22,8 +22,9 @@ from kvserver.archive.errors import damaged
 from kvserver.archive.file_sweep import Sweep, announced_backup, sweep_files
 from kvserver.archive.names import ArchiveNames, backup_id
 from kvserver.archive.ordered_pool import in_order
-from kvserver.archive.plan import Span, possible_spans
+from kvserver.archive.plan import possible_spans
 from kvserver.archive.records import MAX_RECORD_BYTES, BackupFile, BackupRecord, decode_backup, encode_backup
+from kvserver.archive.retention_plan import lost_without
 from kvserver.archive.store import ObjectExists, ObjectInfo, ObjectMissing, Store, StoreUnavailable
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
@@ -148,7 +149,7 @@ def delete_backup(
 ) -> Sweep:
     """Delete a backup: its record, then the files that no other backup names; return those.
 
-    Unless forced, refused (Refused) where a named point, or everything, could not be restored any more without it. Raises
+    Unless forced, refused (Refused) where a named point, a fork, or everything could not be restored any more without it. Raises
     InvalidRequest where there is no such backup, Corruption, StoreError. A crash in the middle leaves files that the next sweep
     removes.
     """
@@ -157,28 +158,22 @@ def delete_backup(
     if all(backup.id != id for backup in catalog.backups):
         read_backup(store, cluster_id, id)  # says that there is none, or that its record is damaged
     if not force:
-        _require_not_needed(catalog, id)
+        _require_not_needed(store, catalog, id)
     store.delete(names.backup(id))
     failpoints.hit("backup.delete.after_record")
     return sweep_files(env, store, names, on_removed)
 
 
-def _require_not_needed(catalog: Catalog, id: str) -> None:
+def _require_not_needed(store: Store, catalog: Catalog, id: str) -> None:
     """Raise Refused where what was promised, or everything, cannot be restored without a backup."""
-    before = possible_spans(catalog)
-    after = possible_spans(without(catalog, catalog.cluster_id, (), (id,)))
-
-    def holds(spans: list[Span], revision: int) -> bool:
-        return any(span.first_revision <= revision <= span.last_revision for span in spans)
-
-    lost = [one for one in catalog.points if holds(before, one.revision) and not holds(after, one.revision)]
+    lost = lost_without(store, catalog, id)
     if lost:
-        what = f"the point {lost[0].name!r} (revision {lost[0].revision}) could not be restored without it"
-    elif before and not after:
+        what = f"the {lost[0].what.removeprefix('the ')} (revision {lost[0].revision}) could not be restored without it"
+    elif possible_spans(catalog) and not possible_spans(without(catalog, catalog.cluster_id, (), (id,))):
         what = "nothing could be restored without it"
     else:
         return
-    hint = "make another backup first, or delete the point; or insist with --force"
+    hint = "make another backup first, of the fork where it is one that needs it, or delete the point; or insist with --force"
     raise Refused(Code.NO_RESTORE_PLAN, f"the backup {id} was not deleted: {what}", hint)
 
 

@@ -89,7 +89,9 @@ class Catalog:
     @property
     def newest_time_ms(self) -> int:
         """Return up to which time the log is archived; 0 where there is none."""
-        return max((entry.last_time_ms for run in self.runs[-1:] for leg in run.legs for entry in leg.entries), default=0)
+        entries = [entry for run in self.runs[-1:] for leg in run.legs for entry in leg.entries]
+        entries += [link.part.removed for link in self.line[-1:] if not entries and link.part.removed is not None]
+        return max((entry.last_time_ms for entry in entries), default=0)
 
     @property
     def abandoned(self) -> tuple[Epoch, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple, TypeVar
 
 from kvserver.archive.errors import damaged
@@ -18,7 +18,7 @@ from kvserver.archive.manifest_chain import (
     is_given_up_before,
     read_records,
 )
-from kvserver.archive.names import ArchiveNames, parse_backup, parse_manifest, parse_point
+from kvserver.archive.names import ArchiveNames, SegmentId, parse_backup, parse_manifest, parse_point, parse_segment
 from kvserver.archive.records import (
     BackupRecord,
     Closing,
@@ -75,7 +75,7 @@ def read_parts(store: Store, names: ArchiveNames, floor: int) -> tuple[dict[int,
     parts: dict[int, EpochPart] = {}
     problems: list[str] = []
     for epoch, found in by_epoch.items():
-        assembly = _Assembly(names, floor)
+        assembly = _Assembly(names, floor, _left_below(store, names, epoch, found, floor))
         for one in found:
             assembly.add(one)
         part = assembly.part()
@@ -169,12 +169,24 @@ def _unlisted(store: Store, names: ArchiveNames, epoch: int, number: int) -> Ite
         number += 1
 
 
+def _left_below(store: Store, names: ArchiveNames, epoch: int, found: list[ReadRecord], floor: int) -> set[SegmentId]:
+    """Return the segments below what is promised that are still there, where records list any. Raises StoreError."""
+    listed = (entry for one in found if one.record is not None for entry in one.record.entries)
+    if not any(entry.end.revision < floor for entry in listed):
+        return set()
+    segments = (parse_segment(info.name) for info in store.list(names.epoch_segments(epoch)))
+    return {segment for segment in segments if segment is not None and segment.last_revision < floor}
+
+
 class _Assembly:
     """Puts the records of one epoch together, and marks the places through which nothing passes."""
 
-    def __init__(self, names: ArchiveNames, floor: int) -> None:
+    def __init__(self, names: ArchiveNames, floor: int, left_below: Container[SegmentId]) -> None:
+        """``left_below``: the segments that retention has left of those below the first revision that is promised."""
         self._names = names
         self._floor = floor
+        self._left_below = left_below
+        self._removed: SegmentEntry | None = None
         self.problems: list[str] = []
         self._doubts: list[str] = []
         """What is missing or cannot be used, as long as it may yet turn out that all of it was given up."""
@@ -195,7 +207,8 @@ class _Assembly:
         if first is None:
             return None
         entries, gaps, breaks = tuple(self._entries), tuple(self._gaps), frozenset(self._breaks)
-        return EpochPart(first.epoch, first.branch, entries, gaps, self._closing, breaks, tuple(self._records))
+        records = tuple(self._records)
+        return EpochPart(first.epoch, first.branch, entries, gaps, self._closing, breaks, records, self._removed)
 
     def add(self, read: ReadRecord) -> None:
         """Add the next record."""
@@ -284,8 +297,11 @@ class _Assembly:
             self._break()
             if not self._is_possible(entry, record):
                 return
-        self._entries.append(entry)
         self._at = entry.end
+        if entry.end.revision < self._floor and entry.id not in self._left_below:
+            self._removed = entry
+        else:
+            self._entries.append(entry)
 
     def _is_possible(self, entry: SegmentEntry, record: ManifestRecord) -> bool:
         """Say whether an entry could be listed elsewhere: nothing but its place contradicts it, and it goes on in history."""

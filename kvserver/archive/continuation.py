@@ -55,8 +55,8 @@ def unarchived(sealed: Sequence[SegmentInfo], standing: Standing) -> list[Segmen
         if info.header.segment_id == last_id and info.end == archived:
             return tail[index + 1 :]
     for index, info in enumerate(tail):
-        # An id of 0 before it: the log begins there, in a folder that was restored to take its cluster over.
-        if info.header.previous == archived and (not last_id or info.header.previous_segment_id in (0, last_id)):
+        # Where the log begins at the position itself, only segments that hold nothing can be missing between the two.
+        if info.header.previous == archived and (not last_id or index == 0):
             return tail[index:]
     begin = tail[0].header.previous
     if (archived.epoch.number, archived.revision) < (begin.epoch.number, begin.revision):
@@ -97,6 +97,8 @@ class Continuation:
         self._manifest: EpochManifest | None = None
         self._archived: Position | None = None
         self._parent_is_here = False
+        self._recorded: list[Gap] = []
+        """Gaps that nobody was told of yet: the attempt that recorded them failed after that."""
 
     def needs_backup(self, begin: Position) -> bool:
         """Say whether an archive that begins at a position can be restored from with a base backup only."""
@@ -130,71 +132,71 @@ class Continuation:
         return self.standing
 
     def append(self, entries: Sequence[SegmentEntry]) -> list[Gap]:
-        """List segments that follow one another, oldest first; return the gaps that had to be recorded before them.
+        """List segments that follow one another, oldest first; return the gaps that had to be recorded, each of them once.
 
         May be made again after a failure. Raises ArchiveFenced, StoreError; ValueError where an entry does not continue what is
         listed.
         """
-        gaps: list[Gap] = []
         at = 0
         if self._manifest is not None:  # an attempt before this one has come further, and has closed what those belong to
             at = sum(entry.start.epoch.number < self._manifest.epoch.number for entry in entries)
         while at < len(entries):
             epoch = entries[at].start.epoch
             upto = next((index for index in range(at, len(entries)) if entries[index].start.epoch != epoch), len(entries))
-            gaps += self._append_in(epoch, entries[at:upto])
+            self._append_in(epoch, entries[at:upto])
             at = upto
-        return gaps
+        return self._take_recorded()
 
     def close_older(self) -> list[Gap]:
-        """Close the older epoch's manifest, whose segments are all listed; return the gap at its end, where there is one.
+        """Close the older epoch's manifest, whose segments are all listed; return what gaps had to be recorded for that.
 
         Raises ArchiveFenced where it was closed by an epoch that is not this node's; StoreError.
         """
         manifest = self._manifest
         if manifest is None or manifest.epoch == self._epochs[-1][0]:
             return []
-        return self._close(manifest)
+        self._close(manifest)
+        return self._take_recorded()
 
-    def _close(self, manifest: EpochManifest) -> list[Gap]:
-        by, branch = self._successor(manifest.epoch)
-        gaps = []
-        if manifest.closing is None and manifest.end is not None and manifest.end.revision < branch.revision:
-            gaps.append(Gap(manifest.end, manifest.end.revision + 1, branch.revision))
-            manifest.append([], gaps[0])
-        manifest.close(by, branch)
-        failpoints.hit("archive.after_closing")
+    def _take_recorded(self) -> list[Gap]:
+        gaps, self._recorded = self._recorded, []
         return gaps
 
-    def _append_in(self, epoch: Epoch, entries: Sequence[SegmentEntry]) -> list[Gap]:
+    def _close(self, manifest: EpochManifest) -> None:
+        by, branch = self._successor(manifest.epoch)
+        if manifest.closing is None and manifest.end is not None and manifest.end.revision < branch.revision:
+            self._append_to(manifest, [], Gap(manifest.end, manifest.end.revision + 1, branch.revision))
+        manifest.close(by, branch)
+        failpoints.hit("archive.after_closing")
+
+    def _append_to(self, manifest: EpochManifest, entries: Sequence[SegmentEntry], gap: Gap | None) -> None:
+        manifest.append(entries, gap)
+        if gap is not None:
+            self._recorded.append(gap)
+
+    def _append_in(self, epoch: Epoch, entries: Sequence[SegmentEntry]) -> None:
         """List segments of one epoch, after closing the manifests before it: also those of epochs of which nothing is left."""
-        gaps: list[Gap] = []
         manifest = self._manifest
         if manifest is None:
             manifest = self._manifest = self._open(epoch)
         while manifest.epoch != epoch:
-            gaps += self._close(manifest)
+            self._close(manifest)
             manifest = self._manifest = self._open(self._successor(manifest.epoch)[0])
         end = manifest.end
         gap = None
         if end is not None and entries[0].start != end and entries[0] not in manifest.entries:
             gap = Gap(end, end.revision + 1, entries[0].start.revision)
-            gaps.append(gap)
-        manifest.append(entries, gap)
+        self._append_to(manifest, entries, gap)
         self._archived = self._end_of(manifest)
-        return gaps
 
     def _claim_prefix(self) -> None:
         """Create the record of the cluster, or check that the one that is there is this cluster's. Raises Corruption."""
         name = self._names.cluster
         try:
+            self._store.create(name, [encode_cluster(self._cluster)])
+            return
+        except ObjectExists:
             data = read_capped(self._store, name)
-        except ObjectMissing:
-            try:
-                self._store.create(name, [encode_cluster(self._cluster)])
-                return
-            except ObjectExists:
-                data = read_capped(self._store, name)
         found = decode_cluster(name, data)
         if found.cluster_id != self._cluster.cluster_id:
             raise damaged(name, 0, f"it is the record of another cluster, {found.cluster_id.hex()}")
@@ -264,6 +266,9 @@ class Continuation:
         end, closing = manifest.entries_end, manifest.closing
         if end is None:
             return manifest.branch if closing is None else closing.branch
-        if closing is not None and closing.branch.revision <= end.revision:
-            return closing.branch
-        return end
+        if closing is None:
+            return end
+        # A store that took its cluster over at a past position has left the epoch there, before others had closed it.
+        own = [branch for epoch, branch in self._epochs if epoch.number > manifest.epoch.number][:1]
+        left = (one for one in (closing.branch, *own) if one.revision <= end.revision)
+        return min(left, key=lambda one: one.revision, default=end)

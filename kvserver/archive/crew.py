@@ -51,18 +51,24 @@ class Crew:
         self._jobs.put(job)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the threads as they become idle, waiting at most so long for each; say whether all have ended."""
+        """End the threads as they become idle, waiting at most so long for those that hang; say whether all have ended."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(timeout_s)
+            if thread.is_alive():
+                timeout_s = 0.0
         return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self.results.append(perform(job))
+            try:
+                done = perform(job)
+            except BaseException as error:  # a panic of a library, say; the thread must go on, or the job never ends
+                done = Done(job, RuntimeError(f"{type(error).__name__}: {error}"))
+            self.results.append(done)
             self._on_done()
-            del job  # it holds on to what it was about
+            del job, done  # they hold on to what it was about
 
 
 def perform(job: Job) -> Done:

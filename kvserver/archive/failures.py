@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
+from kvserver.archive.store import StoreRefused
 from kvserver.base.archive_events import ArchiveFailing, ArchiveRecovered
 from kvserver.base.environment import Environment
 from kvserver.base.events import Listener
@@ -51,7 +53,7 @@ class Failures:
         attempts = before.attempts + 1 if before is not None else 1
         wait_s = min(self._retry_ms << min(attempts - 1, 16), MAX_RETRY_MS) / 1000
         wait_s *= 1 - self._env.random_bytes(1)[0] / 512
-        self._failing[what] = _Failure(str(error) or repr(error), attempts, self._env.clock.monotonic() + wait_s)
+        self._failing[what] = _Failure(_message(error), attempts, self._env.clock.monotonic() + wait_s)
         self.total += 1
         self._tell()
 
@@ -59,6 +61,11 @@ class Failures:
         """Note that an attempt did not fail, or that there will be no other."""
         if self._failing.pop(what, None) is not None:
             self._tell()
+
+    def forget_all_but(self, kept: Collection[str]) -> None:
+        """Forget whatever will not be tried again."""
+        for what in [what for what in self._failing if what not in kept]:
+            self.forget(what)
 
     def hurry(self) -> None:
         """Let everything be tried again at once."""
@@ -70,3 +77,9 @@ class Failures:
         if message != self.message:
             self.message = message
             self._listener(ArchiveFailing(message) if message else ArchiveRecovered())
+
+
+def _message(error: Exception) -> str:
+    """Return what went wrong, and of what lasts until somebody changes something also what that is."""
+    message = str(error) or repr(error)
+    return f"{message}; {error.hint}" if isinstance(error, StoreRefused) and error.hint else message

@@ -11,7 +11,7 @@ sides announce themselves first, and look for the other one after that:
 
 Whichever came second sees the first one, so the steps 3 never run at the same time. What a crash leaves behind counts for a
 while only: an announced backup for ``UPLOAD_MS``, a sweep for ``SWEEP_MS`` since it last wrote itself down, which it does before
-every few files; after that whoever comes takes its place, and a sweep that finds itself replaced stops.
+the first file and again every few files or minutes; after that whoever comes takes its place, and a sweep that finds itself replaced stops.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ SWEEP_MS = 1 * _HOUR_MS
 """A sweep that has said nothing for longer has failed."""
 
 _BATCH = 32
-"""So many files are removed before a sweep looks again whether it still may."""
+_SILENT_MS = 60_000
+"""So many files are removed, in so long, before a sweep looks again whether it still may: a store may answer very late."""
 
 
 class Sweep(NamedTuple):
@@ -108,8 +109,10 @@ def sweep_files(
         if backups := _announced(env, store, names):
             return Sweep((), f"{backups} backup{'s are' if backups > 1 else ' is'} being made")
         unnamed = unnamed_files(store, names)
+        heard_ms = 0
         for index, info in enumerate(unnamed.files):
-            if index % _BATCH == _BATCH - 1:
+            if index % _BATCH == 0 or env.clock.now_ms() - heard_ms > _SILENT_MS:
+                heard_ms = env.clock.now_ms()
                 change_retention(store, names, go_on)
             store.delete(info.name)
             removed.append(info)

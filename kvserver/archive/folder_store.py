@@ -6,7 +6,8 @@ object can be called: files on their way, each locked by its writer, and the loc
 writer left there is locked by nobody, and removed by the next one that writes.
 
 Names reach the disk only in the one strict form of ``kvserver.archive.names``. A symbolic link below the folder is followed by
-nothing here: what leads through one is refused.
+nothing here: what leads through one is refused. A folder that was written to and is gone is not made a second time: its disk
+was unmounted, and what is written in its place would be hidden as soon as it is back.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _HINTS = {
     errno.EXDEV: "let the whole folder lie on one file system",
 }
 """What does not pass by itself, and what somebody can do about it; any other error may pass."""
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class FolderStore:
@@ -106,7 +108,7 @@ class FolderStore:
         """Yield the bytes of an object; see ``Store``."""
         with self._asked():
             file = self._open(name)
-        with opened(file):
+        with self._closing(file):
             while True:
                 with self._asked():
                     piece = file.pread(STREAM_BYTES, offset)
@@ -153,6 +155,7 @@ class FolderStore:
         """Return a replaceable object's content; see ``Store``. Raises Corruption for one that is too large."""
         try:
             data = self.read(name, limit=MAX_HELD_BYTES)
+            self._make_durable(name)
         except ObjectMissing:
             return None
         except ValueError as error:
@@ -181,7 +184,7 @@ class FolderStore:
         return _token(data)
 
     def close(self) -> None:
-        """Do nothing: no descriptor stays open between calls."""
+        """Do nothing: descriptors that stay open between calls, of folders, are the file system's."""
 
     # Names
 
@@ -254,11 +257,18 @@ class FolderStore:
     # Writing
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder and its name durable; of one that this object has made, only see that it is still there."""
+        """Make a folder and its name durable; of one that this object has made, only see that it is still there.
+
+        Raises StoreUnavailable where one is not.
+        """
+        for made in (self._writing, folder):
+            if made in self._made and self._fs.info(made) is None:
+                reason = f"{made} was there and is gone; mount its disk again, or restart what writes to it, to begin anew"
+                raise StoreUnavailable(self.url, reason)
         found = self._fs.info(folder)
         if found is not None and found.kind == "other" and folder != self._root:
             raise self._foreign(folder)
-        if folder not in self._made or found is None:
+        if folder not in self._made:
             self._fs.make_dir(folder)
             self._made.add(folder)
 
@@ -273,7 +283,7 @@ class FolderStore:
         try:
             with self._asked():
                 file = self._fs.open(path, writable=True)
-            with opened(file):
+            with self._closing(file):
                 yield path, file
         finally:
             with contextlib.suppress(OSError):  # gone by a rename; or the disk fails, then it is swept one day
@@ -312,6 +322,22 @@ class FolderStore:
             yield
         finally:
             lock.release()
+
+    def _make_durable(self, name: str) -> None:
+        """Make an object durable that was read: whoever put it in its place may have died before it was."""
+        try:
+            self._fs.sync_dir(self._path(name).parent)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise self._error(error) from error
+
+    @contextlib.contextmanager
+    def _closing(self, file: File) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._asked():  # a share says so here at times that it could not write
+                file.close()
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:

@@ -27,12 +27,15 @@ class EpochPart(NamedTuple):
     branch: Position
     """Where it begins, in its parent epoch."""
     entries: tuple[SegmentEntry, ...]
+    """But for those that retention has removed: a record may list some that are gone beside others that are not."""
     gaps: tuple[Gap, ...]
     closing: Closing | None
     breaks: frozenset[int] = frozenset()
     """Indexes of the entries before which something is missing or contradicts the manifest."""
     records: tuple[tuple[int, int], ...] = ()
     """The number of each record, and how many of the entries it and those before it list."""
+    removed: SegmentEntry | None = None
+    """The newest one listed whose segment retention has removed: so far the epoch was archived once."""
 
 
 class Leg(NamedTuple):
@@ -58,8 +61,13 @@ class Leg(NamedTuple):
     @property
     def last_revision(self) -> int:
         """Return the last revision that can be taken from it."""
-        end = self.entries[-1].end.revision if self.entries else self.branch.revision
+        end = self.entries[-1].end.revision if self.entries else self.begin.revision
         return end if self.upto is None else min(end, self.upto.revision)
+
+    @property
+    def with_commits(self) -> list[SegmentEntry]:
+        """Return the segments that hold commits, oldest first."""
+        return [entry for entry in self.entries if entry.end.revision > entry.start.revision]
 
 
 class Run(NamedTuple):
@@ -201,6 +209,12 @@ class _Joiner:
                 begin = self._begin = part.branch if entry.start == start else entry.start
             taken.append(entry)
             at = entry.end
+        if part.removed is not None and at.revision < part.removed.end.revision:
+            if taken:
+                self._leg(link, begin, taken, None, at)
+            self.end_run()
+            at, taken = part.removed.end, []
+            begin = self._begin = at if upto is None or at.revision <= upto.revision else upto
         self._leave(link, begin, taken, at)
 
     def _leave(self, link: Link, begin: Position, taken: list[SegmentEntry], at: Position) -> None:

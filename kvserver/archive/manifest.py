@@ -36,6 +36,9 @@ from kvserver.base.types import Epoch, Position
 ENTRIES_PER_RECORD = 1000
 """More entries than that are listed by several records, each of which stays far below the largest size."""
 
+ENTRIES_REMEMBERED = 4 * ENTRIES_PER_RECORD
+"""At least so many of the newest entries are remembered, and at most twice as many: a node may run for years."""
+
 _CLOSING_ATTEMPTS = 100
 """So many records of an epoch's late writer are read past by whoever closes its manifest."""
 
@@ -51,7 +54,7 @@ def read_epoch_manifest(store: Store, names: ArchiveNames, epoch_number: int) ->
 class EpochManifest:
     """The manifest of one epoch, for its writer. Used by one thread at a time.
 
-    ``entries`` are those that the records list, as far back as retention has left them.
+    ``entries`` are the newest that the records list.
     """
 
     def __init__(self, store: Store, names: ArchiveNames, epoch: Epoch, branch: Position, node_name: str, clock: Clock) -> None:
@@ -83,11 +86,14 @@ class EpochManifest:
         elsewhere, StoreError.
         """
         manifest = cls(store, names, epoch, branch, node_name, clock)
+        data = b""
         for record, data in read_chained(store, names, epoch.number):
             manifest._check_ours(record)
             if record.number > 0 and manifest._number == 0:
                 manifest._end = None  # what came before was given up
             manifest._adopt(record, data)
+        if data:
+            _make_durable(store, names.manifest(epoch.number, manifest._number - 1), data)
         return manifest
 
     @property
@@ -203,6 +209,8 @@ class EpochManifest:
             if found != data:
                 self._offered = None
                 raise ArchiveFenced(f"another node has written record {record.number} of epoch {self.epoch.number}") from error
+            if isinstance(error, StoreUnavailable):
+                _make_durable(self._store, name, data)
         self._offered = None
         self._adopt(record, data)
 
@@ -243,6 +251,14 @@ class EpochManifest:
             self._end = None
         if record.entries:
             self.entries += record.entries
+            if len(self.entries) > 2 * ENTRIES_REMEMBERED:
+                del self.entries[:-ENTRIES_REMEMBERED]
             self._segment_ids.update(entry.segment_id for entry in record.entries)
             self._end = record.entries[-1].end
         self.closing = self.closing or record.closing
+
+
+def _make_durable(store: Store, name: str, data: bytes) -> None:
+    """Make a record durable that was read: whoever created it may have died, or failed, before it was. Raises StoreError."""
+    with contextlib.suppress(ObjectExists):
+        store.create(name, [data])

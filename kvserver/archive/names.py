@@ -7,7 +7,7 @@ Below the archive's address, for each cluster (its id, 32 hexadecimal digits):
     <cluster>/manifest/<epoch>/<number>.json                 one record of an epoch's manifest
     <cluster>/backups/<revision>-<time ms>.json              a base backup: which files, at which position
     <cluster>/files/<sha-256>                                a file of a backup; of equal files there is one
-    <cluster>/uploads/<time ms>-<number>.json                a backup is being made: its files are named by nothing yet
+    <cluster>/uploads/<number>-<time ms>.json                a backup is being made: its files are named by nothing yet
     <cluster>/points/<name>.json                             a revision that somebody gave a name
     <cluster>/dictionaries/<id>.dict                         a dictionary that small segments are compressed with
     <cluster>/RETENTION                                      what was given up
@@ -72,7 +72,11 @@ class ArchiveNames:
     def segment(self, segment: SegmentId) -> str:
         """Return the name of an archived segment."""
         epoch, first, last, content_hash = segment
-        return f"{self.segments}{epoch:08x}/{first:016x}-{last:016x}-{content_hash.hex()}.kva"
+        return f"{self.epoch_segments(epoch)}{first:016x}-{last:016x}-{content_hash.hex()}.kva"
+
+    def epoch_segments(self, epoch_number: int) -> str:
+        """Return what the names of an epoch's segments begin with."""
+        return f"{self.segments}{epoch_number:08x}/"
 
     def epoch_manifest(self, epoch_number: int) -> str:
         """Return what the names of an epoch's manifest records begin with."""

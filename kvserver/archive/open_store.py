@@ -31,8 +31,8 @@ def open_store(url: str, fs: FileSystem | None = None) -> Store:
         parts = urlsplit(url)
         path = unquote(parts.path, errors="strict")
     except ValueError:
-        raise StoreRefused(shown, "it is no address", FORMS) from None
-    if parts.username is not None or parts.password is not None:
+        raise StoreRefused("..." if "@" in url else shown, "it is no address", FORMS) from None
+    if parts.username is not None or (parts.scheme == "s3" and "@" in url):  # behind a slash in the secret it is no user name
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead; an address is shown to people"
         raise StoreRefused(f"{parts.scheme}://...", "credentials do not belong in an address", hint)
     if parts.query or parts.fragment or "?" in url or "#" in url:
@@ -58,10 +58,10 @@ def _s3_store(url: str, bucket: str, prefix: str) -> Store:
 def _folder(url: str, host: str, path: str) -> Path:
     if host not in ("", "localhost"):
         raise StoreRefused(url, f"{host!r} is another machine, or a path that is not absolute", FORMS)
-    if not path.startswith("/") or "\0" in path:
-        raise StoreRefused(url, "it names no absolute path", FORMS)
+    if not path.startswith("/") or not path.isprintable():
+        raise StoreRefused(url, "it names no absolute path of characters that can be shown", FORMS)
     folder = Path(path)
-    if ".." in folder.parts or folder == Path("/"):
+    if ".." in folder.parts or not folder.name:
         raise StoreRefused(url, "an archive lies in a folder of its own, named without '..'", FORMS)
     return folder
 

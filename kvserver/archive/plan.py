@@ -173,10 +173,10 @@ def possible_spans(catalog: Catalog) -> list[Span]:
         first_base = lowest.get(id(run))
         newest_ms = max((entry.last_time_ms for leg in run.legs for entry in leg.entries), default=0)
         if run.from_creation and run.end.revision > CREATION_REVISION:
-            oldest_ms = next((entry.first_time_ms for entry in _with_commits(run)), 0)
+            oldest_ms = next((entry.first_time_ms for leg in run.legs for entry in leg.with_commits), 0)
             spans.append(Span(CREATION_REVISION + 1, run.end.revision, oldest_ms, newest_ms))
         elif first_base is not None:
-            spans.append(Span(first_base.position.revision, run.end.revision, first_base.time_ms, newest_ms))
+            spans.append(Span(first_base.position.revision, run.end.revision, first_base.time_ms, newest_ms or first_base.time_ms))
     for base in alone:
         if not any(span.first_revision <= base.position.revision <= span.last_revision for span in spans):
             spans.append(Span(base.position.revision, base.position.revision, base.time_ms, base.time_ms))
@@ -307,10 +307,13 @@ class _Planner:
 
     def _revision_at(self, time_ms: int) -> int:
         """Return the last revision at or before a time, in the order of history. Raises RevisionError."""
-        places = [_Place(run, leg, entry) for run in self._catalog.runs for leg in run.legs for entry in _commits_of(leg)]
+        places = [_Place(run, leg, entry) for run in self._catalog.runs for leg in run.legs for entry in leg.with_commits]
         index = next((at for at in reversed(range(len(places))) if places[at].entry.first_time_ms <= time_ms), None)
         if index is None:
-            return self._before_the_log(time_ms, places)
+            base = self._base_at(time_ms, 0)
+            if base is None:
+                raise self._no_time(time_ms, "lies before the oldest commit that can be restored")
+            return base.position.revision
         place = places[index]
         revision = self._last_before(place, time_ms)
         if any(earlier.entry.last_time_ms > time_ms for earlier in places[:index]):
@@ -322,7 +325,10 @@ class _Planner:
         if ends_run and revision == place.run.end.revision:
             proven_ms = max(entry.last_time_ms for leg in place.run.legs for entry in leg.entries)
             if time_ms > proven_ms:
-                raise self._not_proven(place.run, time_ms)
+                base = self._base_at(time_ms, revision)
+                if base is None:
+                    raise self._not_proven(place.run, time_ms)
+                return base.position.revision
         return revision
 
     def _last_before(self, place: _Place, time_ms: int) -> int:
@@ -338,16 +344,22 @@ class _Planner:
             )
         return last
 
-    def _before_the_log(self, time_ms: int, places: list[_Place]) -> int:
-        """Return the revision of a time before all groups of the log: that of a backup right behind which the log begins."""
-        if places:
-            first = places[0]
-            for base in reversed(self._catalog.bases()):
-                found = locate(self._catalog.runs, base.position)
-                here = found is not None and found[0] is first.run and base.position.revision == first.entry.start.revision
-                if here and 0 < base.time_ms <= time_ms:
-                    return base.position.revision
-        raise self._no_time(time_ms, "lies before the oldest commit that can be restored")
+    def _base_at(self, time_ms: int, behind: int) -> BackupRecord | None:
+        """Return the backup, of a later revision than this, that is the state at a time which lies before all log there is later.
+
+        Raises RevisionError where the log right behind it would have to tell, and is not there.
+        """
+        runs = self._catalog.runs
+        for base in reversed(self._catalog.bases()):
+            found = locate(runs, base.position)
+            if found is None or base.position.revision <= behind or not 0 < base.time_ms <= time_ms:
+                continue
+            run = found[0]
+            proven_ms = self._catalog.newest_time_ms if run is runs[-1] else base.time_ms
+            if run.end.revision == base.position.revision and time_ms > proven_ms:
+                raise self._not_proven(run, time_ms)
+            return base
+        return None
 
     def _not_proven(self, run: Run, time_ms: int) -> RevisionError:
         if run is self._catalog.runs[-1]:
@@ -383,12 +395,3 @@ class _Planner:
             "make a backup with: kvctl backup create" if not catalog.problems else "see what is wrong with: kvctl archive verify"
         )
         return no_plan(f"the archive of cluster {catalog.cluster_id.hex()} {what}: nothing can be restored", hint)
-
-
-def _with_commits(run: Run) -> Iterator[SegmentEntry]:
-    for leg in run.legs:
-        yield from _commits_of(leg)
-
-
-def _commits_of(leg: Leg) -> Iterator[SegmentEntry]:
-    return (entry for entry in leg.entries if entry.end.revision > entry.start.revision)

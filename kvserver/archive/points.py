@@ -43,7 +43,8 @@ def create_point(store: Store, cluster_id: bytes, name: str, target: RestoreTarg
                 f"there is a point {name} already, at revision {found.revision}",
                 f"take another name, or delete that one with: kvctl archive point delete {name}",
             ) from None
-        return found
+        if found != record:
+            return found  # it was there before; else the answer was lost on the way, and this is ours
     try:
         _check_promised(store, cluster_id, plan.revision)  # retention may have begun meanwhile, and not have seen the point
     except RevisionError:

@@ -51,6 +51,8 @@ from kvserver.storage.tables import TableReader, Tables
 
 WORKERS = 4
 _CACHE_BYTES = 64 * MIB
+_MERGE_AT_FILES = 20
+"""Rarer than a server does, which goes on merging: tables come as fast as they are built, and few of their rows are looked up."""
 _AGAIN = "remove the folder, and restore again into a new one"
 
 
@@ -282,7 +284,7 @@ class _Restore:
             return self._options.open_tables(self._paths.tables)
         from kvserver.storage.rocks import RocksTables
 
-        return RocksTables.open(self._paths.tables, _CACHE_BYTES)
+        return RocksTables.open(self._paths.tables, _CACHE_BYTES, _MERGE_AT_FILES)
 
     def _standing(self, tables: Tables) -> Standing:
         """Return where the tables are, and check that a restore of this plan may have left them there. Raises Corruption."""

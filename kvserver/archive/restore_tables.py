@@ -31,7 +31,7 @@ from kvserver.storage.tables import TableReader, Tables
 JOB_BYTES = 64 * MIB
 """A table is built of groups of so many bytes, about: they and what is made of them are in memory meanwhile."""
 
-JOB_COMMITS = 400_000
+JOB_COMMITS = 200_000
 """... or of so many commits, where they are small."""
 
 _MERGE_POLL_S = 0.05

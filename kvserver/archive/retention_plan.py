@@ -132,11 +132,19 @@ def what_needs(store: Store, cluster_id: bytes, backup_id: str) -> list[str]:
     Raises RevisionError (NO_RESTORE_PLAN) where the archive holds nothing of the cluster, Corruption, StoreError.
     """
     catalog = read_catalog(store, cluster_id)
+    lost = subtract(possible_spans(catalog), possible_spans(without(catalog, cluster_id, (), {backup_id})))
+    return [kept.what for kept in lost_without(store, catalog, backup_id)] + [
+        f"revisions {first} to {last}" for first, last in lost
+    ]
+
+
+def lost_without(store: Store, catalog: Catalog, backup_id: str) -> list[Kept]:
+    """Return the points and forks that can be restored now, and could not without a backup of the catalog's cluster.
+
+    Raises Corruption, StoreError.
+    """
     needs = _Needs(store, catalog)
-    gone = {backup_id}
-    found = [kept.what for kept in needs.lost(needs.named(), set(), gone, set())]
-    lost = subtract(possible_spans(catalog), possible_spans(without(catalog, cluster_id, (), gone)))
-    return found + [f"revisions {first} to {last}" for first, last in lost]
+    return list(needs.lost(needs.named(), set(), {backup_id}, set()))
 
 
 class _Needs:
@@ -193,6 +201,7 @@ class _Decision:
     def plan(self, reason: str) -> RetentionPlan:
         """Decide and prove. Raises RetentionRefused, StoreError."""
         catalog, floor = self._catalog, self._floor
+        self._check_points()
         kept = list(self._kept())
         ways = [way for view, one in kept if (way := way_to(view, one.revision)) is not None]
         self._oldest_epoch = min((self._needed_from(*way) for way in ways), default=0)
@@ -233,6 +242,14 @@ class _Decision:
         if catalog.archived is not None:
             yield catalog, Kept("the newest revision", catalog.archived.revision)
         yield from self._needs.named()
+
+    def _check_points(self) -> None:
+        """Check that each point can be restored: what is left for one may be all that it takes, once the rest is put back."""
+        for point in self._catalog.points:
+            if way_to(self._catalog, point.revision) is None:
+                what = f"the point {point.name} (revision {point.revision}) cannot be restored as the archive is"
+                hint = "put back what is missing (kvctl archive verify tells), or delete the point: kvctl archive point delete"
+                raise RetentionRefused(what, f"{hint} {point.name}")
 
     def _goes(self, info: ObjectInfo, gone: set[SegmentId], listed: set[SegmentId]) -> bool:
         """Say whether an object of the log goes: what no manifest lists too, if it ends below what is promised."""

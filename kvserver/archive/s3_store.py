@@ -53,12 +53,12 @@ from kvserver.archive.store import (
 )
 from kvserver.base.limits import KIB, MIB
 
-ONE_PUT_BYTES = 16 * MIB
+ONE_PUT_BYTES = 8 * MIB
 """An object of up to so many bytes is held in memory and put as a whole."""
 
-_PART_BYTES = 8 * MIB
+_PART_BYTES = 5 * MIB
 _PARTS_AT_ONCE = 2
-_FETCH_BYTES = 8 * MIB
+_FETCH_BYTES = 4 * MIB
 """A stream is fetched in ranges of so many bytes, so that no connection waits for whoever uses them."""
 _PROOF_BYTES = 64 * KIB
 _LIST_AT_ONCE = 1_000
@@ -67,7 +67,7 @@ _UPLOADS = ".writing"
 
 CONNECT_TIMEOUT = "5s"
 REQUEST_TIMEOUT = "120s"
-"""For one request with all that it carries, at most 16 MiB: 1.2 Mbit/s."""
+"""For one request with all that it carries, at most 8 MiB: 0.6 Mbit/s."""
 _RETRIES = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=60)}
 _NO_RETRIES = {"max_retries": 0}
 

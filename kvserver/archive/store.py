@@ -131,7 +131,7 @@ class Store(Protocol):
         """Delete an object; no harm where there is none. Durable on return."""
 
     def held(self, name: str) -> Held | None:
-        """Return a replaceable object's content; None where there is none."""
+        """Return a replaceable object's content, durable where the store may be written to; None where there is none."""
 
     def replace(self, name: str, data: bytes, token: str | None) -> str:
         """Give an object this content if its token is still this one (None: if it does not exist); return the new token.

@@ -17,6 +17,7 @@ from kvserver.archive.backup_files import check_file
 from kvserver.archive.catalog import Catalog, read_catalog, without
 from kvserver.archive.dictionary import Dictionaries, load_dictionary
 from kvserver.archive.errors import damaged
+from kvserver.archive.manifest_chain import at_text
 from kvserver.archive.names import (
     ArchiveNames,
     parse_backup,
@@ -116,6 +117,7 @@ class _Found(NamedTuple):
     raw_length: int
     wrong: str
     """Nothing where the object is whole."""
+    is_missing: bool
     off: tuple[str, ...]
     """The backups through whose position this segment does not pass."""
 
@@ -125,6 +127,8 @@ class _Segment(NamedTuple):
     branch: Position
     passes: tuple[tuple[str, Position], ...]
     """Backups, by id, whose positions lie inside it."""
+    left_at: Position | None
+    """Where the next epoch parts, if that is inside it."""
 
 
 Item = _Segment | BackupFile | int
@@ -152,6 +156,7 @@ class _Verification:
         # First: what is put and listed from here on is not taken for something that no record names.
         self._objects = list(store.list(self._names.prefix))
         self._catalog = read_catalog(store, cluster_id)
+        self._named = _named(self._names, self._catalog)
         self._dictionaries = Dictionaries(store, self._names)
         self._dictionary_ids = sorted(
             {entry.dictionary_id for part in self._catalog.epochs for entry in part.entries if entry.dictionary_id}
@@ -169,10 +174,20 @@ class _Verification:
             found.append(one)
             done += _length(item)
             progress(done, total, one.name)
+        if self._catalog.problems or any(one.is_missing for one in found):
+            found = self._look_again(found)
         return self._report(found)
+
+    def _look_again(self, found: list[_Found]) -> list[_Found]:
+        """Read the records again, and leave out what is missing and not named any more: retention has removed it meanwhile."""
+        self._catalog = read_catalog(self._store, self._names.cluster_id)
+        still = _named(self._names, self._catalog)
+        self._named |= still
+        return [one for one in found if not one.is_missing or one.name in still or parse_dictionary(one.name) is not None]
 
     def _items(self) -> Iterator[Item]:
         begins = {part.branch for part in self._catalog.epochs}
+        left = {(link.cluster_id, link.part.epoch): link.upto for link in self._catalog.line}
         for part in self._catalog.epochs:
             inside: dict[int, list[tuple[str, Position]]] = {}
             for backup in self._catalog.backups:
@@ -182,8 +197,10 @@ class _Verification:
                 index = bisect.bisect_left(part.entries, at.revision, key=lambda entry: entry.end.revision)
                 if index < len(part.entries) and part.entries[index].start.revision <= at.revision:
                     inside.setdefault(index, []).append((backup.id, at))
+            upto = left.get((self._names.cluster_id, part.epoch))
             for index, entry in enumerate(part.entries):
-                yield _Segment(entry, part.branch, tuple(inside.get(index, ())))
+                is_left = upto is not None and entry.start.revision < upto.revision < entry.end.revision
+                yield _Segment(entry, part.branch, tuple(inside.get(index, ())), upto if is_left else None)
         yield from {file.sha256: file for backup in self._catalog.backups for file in backup.files}.values()
         yield from self._dictionary_ids
 
@@ -198,21 +215,24 @@ class _Verification:
             else:
                 load_dictionary(self._store, self._names, item)
         except ObjectMissing as error:
-            if isinstance(item, _Segment) and item.entry.end.revision < self._catalog.floor:
-                return _Found(name, 0, 0, "", ())
-            return _Found(name, 0, 0, "the object is missing" if error.name == name else error.message, ())
+            is_missing = error.name == name
+            return _Found(name, 0, 0, "the object is missing" if is_missing else error.message, is_missing, ())
         except Corruption as error:
-            return _Found(name, 0, 0, error.message, ())
-        return _Found(name, _length(item), raw_length, "", off)
+            return _Found(name, 0, 0, error.message, False, ())
+        return _Found(name, _length(item), raw_length, "", False, off)
 
     def _check_segment(self, item: _Segment) -> tuple[int, tuple[str, ...]]:
         entry = item.entry
         off: tuple[str, ...] = ()
-        if item.passes:
+        if item.passes or item.left_at is not None:
             at = {entry.start.revision: entry.start.chain}
             for frame in frame_headers(self._store, self._names, entry, self._dictionaries):
                 at[frame.last_revision] = frame.chain
             off = tuple(id for id, position in item.passes if at.get(position.revision) != position.chain)
+            left_at = item.left_at  # within a frame, which is cut then, only a restore can tell
+            if left_at is not None and at.get(left_at.revision, left_at.chain) != left_at.chain:
+                what = f"history is forked: it does not pass through {at_text(left_at)}, where the next epoch parts"
+                raise damaged(self._names.segment(entry.id), 0, what)
             block = open_segment(self._store, self._names, entry, self._dictionaries).block(0)
             header = fmt.decode_segment_header(block[: fmt.SEGMENT_HEADER_LENGTH])
         else:
@@ -278,10 +298,7 @@ class _Verification:
                 yield f"the point {point.name}, revision {point.revision}, cannot be restored"
 
     def _leftovers(self) -> Iterator[ObjectInfo]:
-        names, catalog = self._names, self._catalog
-        known = {names.segment(entry.id) for part in catalog.epochs for entry in part.entries}
-        known.update(names.file(file.sha256) for backup in catalog.backups for file in backup.files)
-        known.update((names.cluster, names.retention))
+        known = {*self._named, self._names.cluster, self._names.retention}
         parsers = (parse_manifest, parse_backup, parse_point, parse_dictionary, parse_upload, parse_cluster)
         for info in self._objects:
             if info.name not in known and all(parse(info.name) is None for parse in parsers):
@@ -332,6 +349,12 @@ def subtract(spans: list[Span], others: list[Span]) -> list[tuple[int, int]]:
             ]
         left += pieces
     return sorted(set(left))
+
+
+def _named(names: ArchiveNames, catalog: Catalog) -> set[str]:
+    """Return the names of the segments and files that records name."""
+    named = {names.segment(entry.id) for part in catalog.epochs for entry in part.entries}
+    return named.union(names.file(file.sha256) for backup in catalog.backups for file in backup.files)
 
 
 def _length(item: Item) -> int:

@@ -107,6 +107,9 @@ _CLOSED = 2**31 - 1
 """A descriptor that is never open, so that using a closed file is answered with EBADF like any other error."""
 
 
+_FOLDERS_KEPT = 64
+
+
 class OsFile:
     """A file of the operating system."""
 
@@ -181,9 +184,9 @@ class OsLock:
 class OsFileSystem:
     """The operating system's file system.
 
-    Folders that were synced once stay open, so that syncing one again needs no descriptor: a full descriptor table must
+    The first folders that were synced stay open, so that syncing one again needs no descriptor: a full descriptor table must
     not fail a rotation of the log half-way. One that was replaced meanwhile (an archive on a disk that was mounted again) is
-    opened anew.
+    opened anew. An archive may have any number of folders, so of the later ones none stays open.
     """
 
     def __init__(self) -> None:
@@ -253,12 +256,16 @@ class OsFileSystem:
             if self._folders.pop(path, None) == fd:
                 os.close(fd)
             fd = None
-        if fd is None:
-            made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fd = self._folders.setdefault(path, made)
-            if fd != made:  # another thread was quicker
-                os.close(made)
-        os.fsync(fd)
+        if fd is not None:
+            os.fsync(fd)
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            is_kept = len(self._folders) < _FOLDERS_KEPT and self._folders.setdefault(path, fd) == fd
+            if not is_kept:  # there are many, or another thread was quicker
+                os.close(fd)
 
     def close(self) -> None:
         """Close the folders kept open."""

@@ -74,7 +74,11 @@ METRICS = (
     ),
     Metric("kv_archive_unarchived_segments", Kind.GAUGE, "Sealed segments that are not archived yet."),
     Metric("kv_archive_unarchived_bytes", Kind.GAUGE, "Bytes of the sealed segments that are not archived yet."),
-    Metric("kv_archive_oldest_unarchived_seconds", Kind.GAUGE, "How long the oldest of them has been sealed; 0: there is none."),
+    Metric(
+        "kv_archive_oldest_unarchived_seconds",
+        Kind.GAUGE,
+        "How long the oldest commit in them has been waiting; 0: there is none.",
+    ),
     Metric("kv_archive_queue_bytes", Kind.GAUGE, "Unarchived bytes at which writes are refused, or segments given up."),
     Metric(
         "kv_archive_step", Kind.GAUGE, "0 keeping up, 1 hurrying, 2 slowing commits, 3 refusing writes, 4 giving segments up."

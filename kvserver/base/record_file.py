@@ -20,10 +20,11 @@ def encode_record(fields: dict[str, Any]) -> bytes:
 def decode_record(path: object, data: bytes) -> dict[str, Any]:
     """Return the fields of a file's content. Raises Corruption."""
     try:
-        fields = json.loads(data)
+        fields: dict[str, Any] = json.loads(data)
+        matches = isinstance(fields, dict) and fields.pop(_CRC, None) == f"{crc32c(0, _canonical(fields)):08x}"
     except (ValueError, RecursionError) as error:
         raise Corruption(path, 0, f"it is not a JSON object: {error}") from error
-    if not isinstance(fields, dict) or fields.pop(_CRC, None) != f"{crc32c(0, _canonical(fields)):08x}":
+    if not matches:
         raise Corruption(path, 0, "the checksum does not match the fields")
     return fields
 

@@ -202,6 +202,7 @@ class ArchivePart:
     async def _until_heard_from(self) -> AsyncGenerator[Stage, None]:
         """Wait for the archive to be heard from, with signs of life. Raises KvError."""
         heard = asyncio.ensure_future(self.heard_from())
+        heard.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # whoever hung up need not be told
         try:
             while not heard.done():
                 yield Stage("waiting")

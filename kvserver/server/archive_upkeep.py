@@ -15,6 +15,7 @@ from kvserver.archive.drill_main import DrillAsked, report_of, start_drill
 from kvserver.archive.helper import Fields, Helper
 from kvserver.archive.outlook import Outlook
 from kvserver.archive.outlook_main import outlook_from, start_outlook
+from kvserver.archive.records import BackupRecord
 from kvserver.archive.retention import RetentionPolicy
 from kvserver.archive.retention_main import start_retention
 from kvserver.archive.verify_main import start_verify, verdict_of
@@ -73,7 +74,7 @@ class Archive(Protocol):
 
 
 class ArchiveUpkeep:
-    """Does what is due. Belongs to the event loop; the three attributes may be read on any thread."""
+    """Does what is due. Belongs to the event loop; ``outlook`` and the two attributes may be read on any thread."""
 
     def __init__(
         self, env: Environment, config: ArchiveConfig, cluster_id: bytes, archive: Archive, copies: Copies, listener: Listener
@@ -86,7 +87,8 @@ class ArchiveUpkeep:
         self._listener = listener
         self._helpers: set[HelperRun] = set()
         self._task: asyncio.Task[None] | None = None
-        self.outlook: Outlook | None = None
+        self._outlook_with: tuple[Outlook, BackupRecord | None] | None = None
+        """What a restore would take, and the newest backup when that was found out."""
         self.last_verify: Check | None = None
         self.last_drill: Check | None = None
         now_s = env.clock.monotonic()
@@ -97,6 +99,12 @@ class ArchiveUpkeep:
         self._retention = Recurring(RETENTION_S if retains else 0.0, now_s)
         self._verify = Recurring(config.verify_every_h * HOUR_S, now_s)
         self._drill = Recurring(config.drill_every_h * HOUR_S, now_s)
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """Return what a restore would take; None where that is not known, also since a backup was made."""
+        outlook, newest = self._outlook_with or (None, None)
+        return outlook if newest is self._archive.backups.newest else None
 
     def start(self) -> None:
         """Do what is due, from now on."""
@@ -117,10 +125,7 @@ class ArchiveUpkeep:
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.step()
-            except Exception:
-                LOG.exception("a fault in what is done with the archive from time to time; it goes on")
+            await self.step()
             await asyncio.sleep(STEP_S)
 
     async def step(self) -> None:
@@ -163,7 +168,9 @@ class ArchiveUpkeep:
         try:
             await self._archive.heard_from()
             await self._archive.backups.look()
-            self.outlook = outlook_from(await self._help(lambda: start_outlook(self._config.url, self._cluster_id), "outlook"))
+            newest = self._archive.backups.newest
+            told = await self._help(lambda: start_outlook(self._config.url, self._cluster_id), "outlook")
+            self._outlook_with = outlook_from(told), newest
         except KvError as error:
             LOG.warning("it is not known what a restore of the archive would take: %s", error)
             return False

@@ -57,14 +57,19 @@ class HelperRun:
         """Start a helper and return its result. Raises KvError: what it ended with, or that it was ended."""
         with self._guard:
             if self._ended:
-                raise _was_ended()
+                raise was_ended()
             helper = self._helper = start()
         try:
             return helper.result()
         except KvError:
             if self._ended:
-                raise _was_ended() from None
+                raise was_ended() from None
             raise
+
+    @property
+    def ended(self) -> bool:
+        """Say whether nobody wants it any more."""
+        return self._ended
 
     def end(self) -> None:
         """End the process, in the middle of its work."""
@@ -74,7 +79,8 @@ class HelperRun:
                 self._helper.kill()
 
 
-def _was_ended() -> KvError:
+def was_ended() -> KvError:
+    """Return what a helper that was ended fails with."""
     return KvError(
         Code.NOT_SERVING, "it was ended before it was done: nobody waited for it, or the node is stopping", "try again"
     )

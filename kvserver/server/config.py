@@ -13,12 +13,14 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from kvserver.archive.open_store import open_store
 from kvserver.archive.store import StoreRefused
 from kvserver.base.fs import FileSystem, OsFileSystem
 from kvserver.base.limits import MIB
 from kvserver.base.options import EngineOptions, PipelineOptions, TableOptions, WalOptions
+from kvserver.base.paths import DataPaths
 from kvserver.server import config_file, flags
 from kvserver.server.config_file import BadConfigFile, Told
 from kvserver.server.flags import DEFAULT_LISTEN, NODE_NAME, PREFIX, SETTINGS, Address
@@ -202,6 +204,7 @@ def _archive_config(value: Mapping[str, Any]) -> ArchiveConfig | None:
         open_store(url).close()  # asks nothing of it, so one that is down is no mistake
     except StoreRefused as error:
         raise ValueError(f"archive: {error.message}; {error.hint}") from error
+    _check_apart(url, value["data_dir"])
     return ArchiveConfig(
         url=url,
         workers=value["archive_workers"],
@@ -216,6 +219,18 @@ def _archive_config(value: Mapping[str, Any]) -> ArchiveConfig | None:
         keep_backups=value["keep_backups"],
         keep_days=value["keep_days"],
     )
+
+
+def _check_apart(url: str, data_dir: Path) -> None:
+    """Raise ValueError where the archive lies among the node's own files, some of which are removed at each start."""
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return
+    # Nothing is opened by this: it only tells whether two names lead to one folder.
+    folder, data = (Path(os.path.realpath(path)) for path in (unquote(parts.path), data_dir))
+    own = DataPaths(data).archive
+    if data in (folder, *folder.parents) and own not in (folder, *folder.parents):
+        raise ValueError(f"archive: {folder} lies among the node's own files; of the data folder, only {own} may be an archive")
 
 
 def _host_name() -> str:

@@ -19,7 +19,7 @@ from kvserver.base.fs import remove_tree
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import Position
 from kvserver.engine.database import Database
-from kvserver.server.beside import HelperRun, UnderWay, run_beside
+from kvserver.server.beside import HelperRun, UnderWay, run_beside, was_ended
 from kvserver.service.archive import Hashed
 
 LOG = logging.getLogger("kvserver.server")
@@ -98,8 +98,11 @@ class Copies:
     async def _hash(self, helper: HelperRun) -> Hashed:
         self._helpers.add(helper)
         try:
-            async with self._hashing, self.copy("hash") as (folder, position):
-                found = hash_of(await run_beside(lambda: helper.run(lambda: start_hashing(folder)), "hash"))
+            async with self._hashing:
+                if helper.ended:  # while it waited; a copy costs a flush
+                    raise was_ended()
+                async with self.copy("hash") as (folder, position):
+                    found = hash_of(await run_beside(lambda: helper.run(lambda: start_hashing(folder)), "hash"))
         finally:
             self._helpers.discard(helper)
         return Hashed(position, found.sha256, found.keys)

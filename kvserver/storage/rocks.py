@@ -79,7 +79,7 @@ def _table_options(cache: Cache | None) -> BlockBasedOptions:
     return table
 
 
-def _options(cache: Cache | None, max_open_files: int) -> Options:
+def _options(cache: Cache | None, max_open_files: int, merge_at_files: int = 6) -> Options:
     """Return the options of tables, alike for who writes, who reads and who builds a file."""
     options = Options(raw_mode=True)
     options.set_block_based_table_factory(_table_options(cache))
@@ -93,7 +93,7 @@ def _options(cache: Cache | None, max_open_files: int) -> Options:
     options.set_write_buffer_size(1 * MIB)
     # Few merges, each of much: docs/adr/0013 has the figures. A second one runs only where the first does not keep up.
     options.set_max_background_jobs(3)
-    options.set_level_zero_file_num_compaction_trigger(6)
+    options.set_level_zero_file_num_compaction_trigger(merge_at_files)
     options.set_max_bytes_for_level_base(512 * MIB)
     options.set_target_file_size_base(32 * MIB)
     # A merge hands its output to the disk as it goes, so that the log's syncs never wait for a heap of it.
@@ -164,15 +164,17 @@ class RocksTables(RocksReader):
         self._moving.set_move_files(True)
 
     @classmethod
-    def open(cls, path: Path, block_cache_bytes: int) -> RocksTables:
+    def open(cls, path: Path, block_cache_bytes: int, merge_at_files: int = 6) -> RocksTables:
         """Open the tables of a folder, or create them where there is none yet; the folder above it exists.
 
-        Raises Corruption for tables that do not check, BlockingIOError where another process has them open, OSError.
+        ``merge_at_files``: merging begins when so many were ingested. Raises Corruption for tables that do not check,
+        BlockingIOError where another process has them open, OSError.
         """
         _FILES.make_dir(path)
         if not _FILES.exists(path / "CURRENT"):
             _clear_for_creation(path)
-        return cls(path, _open(path, _options(_cache(block_cache_bytes), max_open_files=512), AccessType.read_write()))
+        options = _options(_cache(block_cache_bytes), 512, merge_at_files)
+        return cls(path, _open(path, options, AccessType.read_write()))
 
     def new_table(self, path: Path) -> RocksTableWriter:
         """Begin a table in a file of its own, on the same file system; a file of this name is replaced, not overwritten."""
@@ -217,10 +219,7 @@ class RocksTables(RocksReader):
             self._watch.succeeded(failures)
 
     def checkpoint(self, target: Path) -> None:
-        """Make a copy in a new folder: hard links to the tables, a list of them of its own.
-
-        FileExistsError where the folder exists. Holds the interpreter's lock across some syncs of the disk.
-        """
+        """Make a copy in a new folder (FileExistsError): hard links, a list of its own. Holds the interpreter's lock in syncs."""
         with self._gate, self._changing, _named_errors(self._path):
             if _FILES.exists(target):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))

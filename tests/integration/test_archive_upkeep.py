@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import select
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from integration.archiving_node import Node, happened, node_on
 from integration.serving import until
 from kvclient import ArchiveUnavailable, AsyncClient, NotWritten, Unavailable
 from kvserver.archive.folder_store import FolderStore
@@ -32,55 +32,8 @@ from kvserver.base.archive_upkeep_events import (
     RetentionFailed,
 )
 from kvserver.base.errors import KvError
-from kvserver.base.events import Event
 from kvserver.base.fs import OsFileSystem
 from kvserver.base.limits import MIB
-from kvserver.server import config
-from kvserver.server.app import App
-from kvserver.server.archive_part import ArchivePart
-
-
-class Node:
-    """A whole server in the test's event loop, with an archive in a folder."""
-
-    def __init__(self, app: App, folder: Path) -> None:
-        self.app = app
-        self.folder = folder
-        self.events: list[Event] = []
-        self.store = FolderStore(OsFileSystem(), folder / "archive")
-
-    @property
-    def part(self) -> ArchivePart:
-        assert self.app._archive is not None
-        return self.app._archive
-
-    @property
-    def scratch(self) -> list[Path]:
-        folder = self.folder / "data" / "scratch"
-        return list(folder.iterdir()) if folder.exists() else []
-
-    def files(self, parse: Any) -> list[Path]:
-        return [self.folder / "archive" / info.name for info in self.store.list("") if parse(info.name) is not None]
-
-
-@contextlib.asynccontextmanager
-async def node_on(folder: Path, *flags: str) -> AsyncIterator[Node]:
-    told = config.parse(
-        [
-            *("serve", "--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--http", "off"),
-            *("--ballast-mb", "0", "--archive", (folder / "archive").as_uri(), *flags),
-        ],
-        {},
-    )
-    app = App(told)
-    node = Node(app, folder)
-    listen = app._on_event
-    app._on_event = lambda event: (node.events.append(event), listen(event))[1]  # type: ignore[method-assign]
-    await app.start()
-    try:
-        yield node
-    finally:
-        await app.stop()
 
 
 @pytest.fixture
@@ -94,10 +47,6 @@ async def kv(node: Node) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(str(node.app.listen)) as client:
         await client.put_many((b"k%04d" % number, b"v" * 50) for number in range(2000))
         yield client
-
-
-def happened(node: Node, kind: type[Event]) -> list[Any]:
-    return [event for event in node.events if type(event) is kind]
 
 
 async def test_a_drill_restores_what_the_node_holds(node: Node, kv: AsyncClient) -> None:

@@ -56,6 +56,8 @@ def test_an_archive_is_off_unless_it_is_named() -> None:
     assert parse("--data-dir", "d", "--archive", "off").archive is None
     assert parse("--data-dir", "d", "--archive", "file:///a", "--archive", "off").archive is None, "the last one wins"
     assert parse(KVSERVER_DATA_DIR="d", KVSERVER_ARCHIVE="file:///a").archive is not None
+    for within in ("d/archive", "d/archive/deep", "d2", "."):
+        assert parse("--data-dir", "d", "--archive", Path(within).absolute().as_uri()).archive is not None, within
 
 
 def test_flags_reach_the_archive() -> None:
@@ -93,6 +95,8 @@ def test_flags_reach_the_archive() -> None:
         ("file:///srv/../archive", "without '..'"),
         ("ftp://host/archive", "not known here"),
         ("s3://", "no name of a bucket"),
+        (Path("d").absolute().as_uri(), "among the node's own files"),
+        (Path("d/scratch/deep").absolute().as_uri(), "only"),
         ("s3://key:secret@bucket/prefix", "credentials do not belong in an address"),
     ],
 )

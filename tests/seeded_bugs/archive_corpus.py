@@ -11,6 +11,8 @@ VERIFY = ("tests/unit/archive/test_verify.py",)
 RETENTION = ("tests/unit/archive/test_retention.py", "tests/unit/archive/test_retention_model.py")
 SWEEP = ("tests/unit/archive/test_file_sweep.py",)
 POINTS = ("tests/unit/archive/test_points.py",)
+HOSTILE = ("tests/unit/archive/test_segment_hostile.py",)
+FOLDER = ("tests/unit/archive/test_folder_store.py", "tests/unit/archive/test_folder_store_foreign.py")
 
 ARCHIVE_CORPUS = (
     SeededBug(
@@ -159,5 +161,47 @@ ARCHIVE_CORPUS = (
         (("if at.get(position.revision) != position.chain)", "if position.revision not in at)"),),
         VERIFY,
         "a backup of another history passes, because it has a revision that the log has too",
+    ),
+    SeededBug(
+        "stored_checksum_not_checked",
+        "kvserver/archive/segment_reading.py",
+        (("        if crc32c(0, stored) != block.stored_crc:\n", "        if False:\n"),),
+        HOSTILE,
+        "bytes that are known to be damaged reach the decompressor",
+    ),
+    SeededBug(
+        "frame_without_a_checksum_taken",
+        "kvserver/archive/compression.py",
+        (("        if not frame.has_checksum:\n", "        if False:\n"),),
+        HOSTILE,
+        "anything of the right length is taken for what was compressed",
+    ),
+    SeededBug(
+        "exists_said_before_it_is_durable",
+        "kvserver/archive/folder_store.py",
+        (("        self._fs.sync_dir(path.parent)\n        return ObjectExists(name)\n", "        return ObjectExists(name)\n"),),
+        FOLDER,
+        "another writer has linked it and died; the log is let go, and the power takes the name back",
+    ),
+    SeededBug(
+        "record_found_taken_for_durable",
+        "kvserver/archive/manifest.py",
+        (("            _make_durable(store, names.manifest(epoch.number, manifest._number - 1), data)\n", "            pass\n"),),
+        MANIFEST,
+        "a start relies on what its own last run had linked and not yet synced",
+    ),
+    SeededBug(
+        "failed_sync_settled_by_reading",
+        "kvserver/archive/manifest.py",
+        (("                _make_durable(self._store, name, data)\n", "                pass\n"),),
+        MANIFEST,
+        "what can be read back is there, but a sync that failed has not made it durable",
+    ),
+    SeededBug(
+        "archive_made_again_below_its_mount_point",
+        "kvserver/archive/folder_store.py",
+        (("            if made in self._made and self._fs.info(made) is None:\n", "            if False:\n"),),
+        FOLDER,
+        "the disk is unmounted, the log goes on into the bare folder, and is hidden when the disk is back",
     ),
 )

@@ -36,7 +36,8 @@ def check_log(subject: Subject) -> list[Finding]:
         return [ok("log", what, "no segment")]
     bad = next((report for report in reports if report.state == "damaged"), None)
     if bad is not None:
-        return [problem("log", bad.file, bad.problem, f"{_COPY}; what can still be read: kvctl wal verify {paths.root}")]
+        advice = f"{_COPY}; with an archive: kvctl wal repair; what can still be read: kvctl wal verify {paths.root}"
+        return [problem("log", bad.file, bad.problem, advice)]
     end = reports[-1].end
     held = f"revisions {subject.log.first_revision} to {end.revision}" if end else "nothing"
     found = [ok("log", what, f"{held} in {counted(len(reports), 'segment')}, {sized(total)}; every frame checks")]

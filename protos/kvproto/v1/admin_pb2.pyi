@@ -675,7 +675,7 @@ class ArchiveStatusResponse(_message.Message):
     unarchived_bytes: _builtins.int
     """Their bytes."""
     oldest_unarchived_age_ms: _builtins.int
-    """How long the oldest of them has been sealed, in milliseconds; 0 where there is none."""
+    """How long the oldest commit in them has been waiting, in milliseconds; 0 where there is none."""
     step: Global___ArchiveStep.ValueType
     """What is done about it."""
     pace_ms: _builtins.int

@@ -103,6 +103,8 @@ def test_an_archive_that_cannot_be_opened_is_asked_again() -> None:
 
     world.archiver._store_factory = factory  # type: ignore[assignment]
     ends_well(world)
+    told = [event.reason for event in world.of(ArchiveFailing)]
+    assert told == ["the archive s3://bucket refuses: no; do", "the archive s3://bucket cannot be reached: gone"], "what helps"
 
 
 def test_the_wait_grows_with_each_attempt_up_to_its_bound_and_is_not_the_same_for_all() -> None:

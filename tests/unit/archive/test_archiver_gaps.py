@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from kvserver.archive.catalog import read_catalog
+from kvserver.archive.failures import MAX_RETRY_MS
 from kvserver.archive.manifest import read_epoch_manifest
 from kvserver.base.archive_events import (
     ArchiveGap,
     ArchiveNeedsBackup,
 )
 from support.archiving import World
+from support.fault_store import StoreFault, ambiguous, failing_store_calls
 from support.memory_store import MemoryStore
 
 
@@ -90,6 +92,49 @@ def test_whole_epochs_that_went_are_a_gap() -> None:
         world.segments(1)
         world.archive()
         assert world.archived == world.database.marks.visible
+
+
+def test_an_empty_segment_that_went_while_the_archive_was_switched_off_is_nothing_that_is_missing() -> None:
+    world = World()
+    world.segments(1)
+    world.archive()
+    world.hold_archive = False
+    world.restart()  # the first epoch ends with a segment that holds nothing
+    world.write(2)
+    world.flush()
+    world.write(2)
+    world.hold_archive = True
+    world.restart()
+    assert [info.header.first_revision for info in world.database.sealed_segments()] == [4]
+    world.segments(1)
+    world.archive()
+    assert world.archiver.figures().fenced == ""
+    assert world.archived == world.database.marks.visible
+    assert world.of(ArchiveGap) == []
+    world.judge(gaps=True)
+    assert read_catalog(world.sound_store(), world.names.cluster_id).runs[-1].begin.revision == 1
+
+
+@pytest.mark.parametrize("fault", [StoreFault(), ambiguous(True), ambiguous(False)], ids=["failed", "done", "undone"])
+def test_each_gap_is_told_once_whichever_attempt_fails(fault: StoreFault) -> None:
+    for store in failing_store_calls(MemoryStore, fault):
+        world = World(store.inner)
+        world.segments(1)
+        world.archive()
+        world.hold_archive = False
+        for _ in range(2):
+            world.restart()
+            world.segments(1)
+            world.flush()
+        world.hold_archive = True
+        world.restart()
+        world.segments(1)
+        world.store = store
+        for _ in range(4):
+            world.archive()
+            world.clock.advance_ms(MAX_RETRY_MS)
+        assert world.archived == world.database.marks.visible
+        assert [(event.first_revision, event.last_revision) for event in world.of(ArchiveGap)] == [(4, 5), (6, 7)]
 
 
 # Forks

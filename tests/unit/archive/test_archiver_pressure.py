@@ -10,7 +10,7 @@ from kvserver.base.archive_events import (
     ArchivePressureChanged,
 )
 from support.archiving import World
-from support.fault_store import FaultStore
+from support.fault_store import FaultStore, StoreFault
 
 
 def behind(**options: object) -> World:
@@ -109,6 +109,69 @@ def test_a_start_after_something_was_given_up_records_the_gap_that_the_log_shows
     assert world.archived == world.database.marks.visible
     assert [(gap.first_revision, gap.last_revision) for gap in world.of(ArchiveGap)] == [(4, told.last_revision)] * 2
     world.judge(gaps=True)
+
+
+def overrun(world: World) -> None:
+    """Write more than the queue holds, so that nothing but the archive keeps the log, and let the archiver look."""
+    queued(world, 1.1)
+    world.flush()
+    world.archiver._look()
+
+
+def test_what_is_just_being_listed_stays_in_the_log_when_the_segments_behind_it_are_given_up() -> None:
+    world = behind(on_full="gap")
+    world.segments(1)
+    world.archive()
+    world.restart()
+    world.segments(1)
+    listing: set[int] = set()
+
+    def while_it_is_listed() -> None:
+        listing.update(world.archiver._listing)
+        overrun(world)
+
+    fault = StoreFault(at=3, calls={"list"}, where=lambda name: "manifest" in name, action=while_it_is_listed)
+    world.store = FaultStore(world.sound_store(), [fault])
+    while not listing and world.archiver.run_once():
+        pass
+    there = {info.header.segment_id for info in world.database.sealed_segments()}
+    assert listing
+    assert listing <= there, "the attempt to list it has failed"
+    world.clock.advance_ms(60_000)
+    world.archive()
+    assert (world.archived, world.archiver.figures().error) == (world.database.marks.visible, "")
+    (told,) = world.of(ArchiveGap)
+    assert listing <= {entry.segment_id for entry in world.entries()}
+    catalog = read_catalog(world.sound_store(), world.names.cluster_id)
+    assert [gap.last_revision for part in catalog.epochs for gap in part.gaps] == [told.last_revision]
+    assert min(world.on_disk()) > told.last_revision
+    world.judge(gaps=True)
+
+
+def test_segments_on_both_sides_of_what_was_given_up_are_not_listed_as_one_run() -> None:
+    """Nothing was flushed, so all of it is still in the log when the attempt to list the first one has failed."""
+    world = behind(on_full="gap")
+    world.segments(2)
+    fault = StoreFault(at=1, calls={"create"}, where=lambda name: "manifest" in name, action=lambda: queued(world, 1.1))
+    world.store = FaultStore(world.sound_store(), [fault])
+    world.archive()
+    world.clock.advance_ms(60_000)
+    world.archive()
+    assert (world.archived, world.archiver.figures().error) == (world.database.marks.visible, "")
+    assert len(world.of(ArchiveGap)) == 1
+    assert world.archiver.figures().failures == 1
+    world.judge(gaps=True)
+
+
+def test_an_attempt_that_fails_after_its_segment_was_given_up_is_no_failure_that_lasts() -> None:
+    world = behind(on_full="gap")
+    world.segments(1)
+    fault = StoreFault(calls={"create"}, where=lambda name: name.endswith(".kva"), action=lambda: overrun(world))
+    world.store = FaultStore(world.sound_store(), [fault])
+    world.archive()
+    assert world.archived == world.database.marks.visible
+    assert world.archiver.figures().failures == 1
+    assert world.archiver.figures().error == ""
 
 
 def test_how_long_the_oldest_commit_waits_is_told() -> None:

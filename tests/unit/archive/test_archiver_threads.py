@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from kvserver.archive.archiver import ArchiverOptions
+from kvserver.archive.crew import Crew, Job
 from kvserver.base.archive_events import ArchiveFailing, ArchiveRecovered, SegmentArchived
 from kvserver.base.clock import SystemClock
 from support.archiving import World
@@ -69,6 +70,21 @@ def test_a_store_that_hangs_holds_up_neither_the_ladder_nor_the_end() -> None:
     released.set()
 
 
+def test_an_end_waits_once_however_many_threads_hang() -> None:
+    class Hanging:
+        def join(self, timeout_s: float) -> None:
+            waited.append(timeout_s)
+
+        def is_alive(self) -> bool:
+            return True
+
+    waited: list[float] = []
+    crew = Crew("hanging", 0, lambda: None)
+    crew._threads = [Hanging() for _ in range(64)]  # type: ignore[misc]
+    assert not crew.stop(0.2)
+    assert (len(waited), sum(waited)) == (64, 0.2)
+
+
 def test_an_end_does_not_wait_for_what_fails() -> None:
     world, store = faulty(StoreFault(forever=True))
     world.archiver = world.make_archiver(clock=SystemClock())
@@ -126,3 +142,25 @@ def run_threads(world: World, meanwhile: object, stop_s: float = 60.0) -> None:
         meanwhile()  # type: ignore[operator]
     finally:
         archiver.stop(stop_s)
+
+
+class Panic(BaseException):
+    """What a library written in another language raises; no Exception."""
+
+
+def test_a_panic_is_a_failure_like_any_other_and_the_thread_goes_on() -> None:
+    told = threading.Semaphore(0)
+    crew = Crew("crew", 1, told.release)
+    crew.start()
+
+    def panic() -> None:
+        raise Panic("at line 7")
+
+    for work in (panic, lambda: None):
+        crew.do(Job("a job", work, lambda result: None, lambda: None))
+        assert told.acquire(timeout=60)
+    first, second = (done.result for done in crew.results)
+    assert isinstance(first, Exception)
+    assert "Panic: at line 7" in str(first)
+    assert second is None
+    assert crew.stop(60)

@@ -177,7 +177,7 @@ def test_a_backup_that_a_point_needs_or_everything_is_not_deleted_unless_forced(
     second = kept.backup()
     point = PointRecord("release", kept.cluster_id, first.position.revision, 0, "", 0)
     kept.store.create(kept.names.point("release"), [encode_point(point)])
-    with pytest.raises(Refused, match="the point 'release'"):
+    with pytest.raises(Refused, match="the point release"):
         delete_backup(kept.env, kept.store, kept.cluster_id, first.id)
     assert verify_backup(kept.store, kept.cluster_id, first.id) == []
     kept.archive()

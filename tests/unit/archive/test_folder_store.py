@@ -103,6 +103,22 @@ def test_who_hears_that_an_object_exists_may_rely_on_it_after_a_power_loss() -> 
             assert content(state.disk, "a/1") == b"content"
 
 
+def test_what_was_held_is_held_after_a_power_loss() -> None:
+    """Another writer has renamed it, and dies before the name is durable."""
+    for at in itertools.count(1):
+        disk = MemoryFileSystem()
+        token = open_folder(disk).replace("a/R", b"old", None)
+        dying = FaultFileSystem(disk, FaultPlan([Fault(at=at, error=None, kills=True)]))
+        try:
+            open_folder(dying, seed=2).replace("a/R", b"new", token)
+            return
+        except ProcessKilled:
+            disk.kill()
+        held = open_folder(disk, seed=3).held("a/R")
+        for state in states(disk, random.Random(at), limit=60):
+            assert open_folder(state.disk).held("a/R") == held
+
+
 # Writers that die, and writers beside each other
 
 
@@ -219,6 +235,20 @@ def test_a_call_that_fails_leaves_the_object_whole_or_absent_and_the_next_try_se
         assert left_over(fs.inner) == []
     failed = "refused" if refusing else "unavailable"
     assert ends == {("created", True), (failed, False), (failed, True)}
+
+
+def test_an_error_that_comes_only_with_closing_is_the_stores() -> None:
+    disk = MemoryFileSystem()
+    open_folder(disk).create("there", [b"x"])
+    calls: list[Callable[[FolderStore], object]] = [
+        lambda store: store.create("a", [b"x"]),
+        lambda store: store.replace("R", b"x", None),
+        lambda store: list(store.stream("there")),
+    ]
+    for seed, call in enumerate(calls):
+        store = open_folder(FaultFileSystem(disk, FaultPlan([Fault(kinds={"close"})])), seed=seed)
+        with pytest.raises(StoreUnavailable, match="Input/output error"):
+            call(store)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvserver.archive.folder_store import FolderStore
-from kvserver.archive.store import ObjectInfo, StoreRefused
+from kvserver.archive.store import ObjectInfo, StoreRefused, StoreUnavailable
 from kvserver.base.fs import OsFileSystem
 
 
@@ -140,13 +140,28 @@ def test_the_archive_itself_may_lie_behind_a_link(tmp_path: Path) -> None:
     assert [info.name for info in store.list("")] == ["a/b", "c"]
 
 
-def test_a_folder_that_is_removed_while_the_store_is_open_is_made_again(archive: tuple[FolderStore, Path, Path]) -> None:
-    store, root, _ = archive
-    (root / "a" / "b").unlink()
-    (root / "a").rmdir()
-    (root / ".writing").rmdir()
-    store.create("a/b", [b"again"])
-    assert store.read("a/b") == b"again"
+@pytest.mark.parametrize("is_mount_point", [True, False])
+def test_a_folder_whose_disk_is_unmounted_is_not_written_to_until_it_is_back(
+    archive: tuple[FolderStore, Path, Path], is_mount_point: bool
+) -> None:
+    """What was written below the mount point would be hidden as soon as the disk is back."""
+    store, root, outside = archive
+    root.rename(outside / "unmounted")
+    if is_mount_point:
+        root.mkdir()
+    for write in (
+        lambda: store.create("a/c", [b"x"]),
+        lambda: store.create("new/c", [b"x"]),
+        lambda: store.replace("R", b"x", None),
+    ):
+        with pytest.raises(StoreUnavailable, match="was there and is gone; mount its disk again"):
+            write()
+    assert not root.exists() or list(root.iterdir()) == []
+    if is_mount_point:
+        root.rmdir()
+    (outside / "unmounted").rename(root)
+    store.create("a/c", [b"again"])
+    assert (store.read("a/b"), store.read("a/c")) == (b"mine", b"again")
 
 
 def test_reading_makes_nothing(tmp_path: Path) -> None:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import random
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvserver.archive.errors import ArchiveFenced
+from kvserver.archive.folder_store import FolderStore
 from kvserver.archive.manifest import ENTRIES_PER_RECORD, EpochManifest, read_epoch_manifest
 from kvserver.archive.manifest_chain import epoch_start
 from kvserver.archive.records import Closing, Gap, SegmentEntry
 from kvserver.archive.store import StoreUnavailable
 from kvserver.base.errors import Corruption
+from kvserver.base.fs import FileSystem
 from kvserver.base.types import Epoch, Position
 from support.archives import ArchiveScene
 from support.clocks import ManualClock
+from support.crashes import states
 from support.fault_store import FaultStore, ambiguous, failing_store_calls, quicker_writer, stale_listing
+from support.faultfs import Fault, FaultFileSystem, FaultPlan, ProcessKilled
+from support.memfs import MemoryFileSystem
 from support.memory_store import MemoryStore
 
 
-def begun(store: MemoryStore | FaultStore | None = None) -> ArchiveScene:
+def begun(store: MemoryStore | FaultStore | FolderStore | None = None) -> ArchiveScene:
     scene = ArchiveScene(store if store is not None else MemoryStore())
     scene.begin()
     return scene
@@ -64,6 +73,22 @@ def test_what_is_listed_already_is_passed_over() -> None:
     scene.manifest.append([first, second])
     assert scene.manifest.entries == [first, second]
     assert len(records(scene)) == 2
+
+
+def test_only_the_newest_entries_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvserver.archive.manifest.ENTRIES_REMEMBERED", 10)
+    scene = begun()
+    template = scene.put()
+    for number in range(100):
+        entry = template._replace(segment_id=number + 1)
+        scene.manifest.append([entry])
+        scene.manifest.append([entry])
+        assert scene.manifest.entries[-1] == entry
+    assert 10 <= len(scene.manifest.entries) <= 20
+    assert 10 <= len(reopened(scene).entries) <= 20
+    assert len(records(scene)) == 100
+    with pytest.raises(ValueError, match="id of another segment"):
+        scene.manifest.append([template._replace(segment_id=1, stored_length=1)])
 
 
 def test_many_entries_make_several_records() -> None:
@@ -199,6 +224,35 @@ def test_what_was_offered_once_is_offered_again() -> None:
     found = read_epoch_manifest(store, scene.names, 1)
     assert [record.entries for record in found] == [[first], [second]]
     assert found[1].written_ms == found[0].written_ms + 1000
+
+
+def in_folder(fs: FileSystem, seed: int) -> FolderStore:
+    return FolderStore(fs, Path("/srv/archive"), random.Random(seed).randbytes)
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_what_a_writer_takes_for_listed_is_listed_after_a_power_loss(kills: bool) -> None:
+    """The record before may be there and not durable: its writer died, or its folder could not be synced."""
+    for at in itertools.count(1):
+        disk = MemoryFileSystem()
+        scene = begun(in_folder(disk, 1))
+        scene.segment(2)
+        entry = scene.put(1)
+        fault = Fault(at=at, error=None if kills else errno.EIO, kills=kills)
+        fs = FaultFileSystem(disk, FaultPlan([fault]))
+        try:
+            scene.store = in_folder(fs, 2)
+            manifest = reopened(scene)
+            manifest.append([entry])
+        except (ProcessKilled, StoreUnavailable):
+            disk.kill()
+            scene.store = in_folder(disk, 3)
+            manifest = reopened(scene)
+        for state in states(disk, random.Random(at), limit=60):
+            scene.store = in_folder(state.disk, 4)
+            assert reopened(scene).entries[: len(manifest.entries)] == manifest.entries
+        if not fs.fired:
+            return
 
 
 class LateStore(MemoryStore):

@@ -65,6 +65,9 @@ def test_a_bucket_is_opened_without_asking_it(url: str, shown: str, monkeypatch:
         ("file://archive/sub", "'archive' is another machine, or a path that is not absolute"),
         ("file://./archive", "another machine, or a path that is not absolute"),
         ("file:///", "an archive lies in a folder of its own"),
+        ("file:////", "an archive lies in a folder of its own"),
+        ("file:///srv/a%0ab", "characters that can be shown"),
+        ("file:///srv/%1b[31m", "characters that can be shown"),
         ("file:///srv/../etc", "named without '..'"),
         ("file:///srv/%2e%2e/etc", "named without '..'"),
         ("file:///srv/a%00b", "it names no absolute path"),
@@ -102,9 +105,23 @@ def test_every_other_address_is_refused_with_the_forms_that_are_known(url: str, 
     assert caught.value.message.isprintable() and len(caught.value.message) < 500
 
 
-@pytest.mark.parametrize("url", ["s3://KEY:hunter2@bucket/prefix", "s3://:hunter2@bucket", "https://user:hunter2@host/archive"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:hunter2@bucket/prefix",
+        "s3://:hunter2@bucket",
+        "https://user:hunter2@host/archive",
+        "s3://KEY:hunter2/with+slash@bucket/prefix",
+    ],
+)
 def test_credentials_in_an_address_are_refused_and_not_shown(url: str) -> None:
     with pytest.raises(StoreRefused, match="credentials do not belong in an address") as caught:
         open_store(url)
     assert "hunter2" not in caught.value.message + caught.value.hint
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.hint
+
+
+def test_credentials_in_what_is_no_address_are_not_shown_either() -> None:
+    with pytest.raises(StoreRefused, match="it is no address") as caught:
+        open_store("s3://KEY:hunter2@[bucket/prefix")
+    assert "hunter2" not in caught.value.message

@@ -120,3 +120,14 @@ def test_a_point_at_any_moment_of_retention_keeps_what_it_needs_or_is_refused(at
     retain(environment(scene), store, scene.cluster_id, RetentionPolicy(keep_backups=1))
     assert {point.revision for point in read_catalog(scene.store, scene.cluster_id).points} <= set(possible(scene))
     check_whole(scene)
+
+
+@pytest.mark.parametrize("at", range(1, 60))
+def test_a_point_whose_answer_was_lost_is_checked_like_any_other(at: int) -> None:
+    scene = long_lived(3)
+    policy = RetentionPolicy(keep_backups=1)
+    retaining = StoreFault(at=at, error=None, action=lambda: retain(environment(scene), scene.store, scene.cluster_id, policy))
+    store = FaultStore(scene.store, [retaining, ambiguous(took_effect=True)])
+    with contextlib.suppress(KvError):
+        made(scene, "p", 6, store=store)
+    assert {point.revision for point in read_catalog(scene.store, scene.cluster_id).points} <= set(possible(scene))

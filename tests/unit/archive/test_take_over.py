@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from kvserver.archive.catalog import read_catalog
 from kvserver.archive.errors import ArchiveFenced
+from kvserver.archive.plan import RestoreTarget, make_plan
+from kvserver.archive.restore import restore
+from kvserver.base.environment import Environment
 from kvserver.base.paths import DataPaths
 from kvserver.commit.requests import Put
 from kvserver.replication.local_register import LocalRegister
 from kvserver.storage.content_hash import content_hash
-from support.archived_store import ArchivedStore, all_of
+from support.archived_store import ArchivedStore, all_of, twin_options
+from support.archiving import World
 
 TARGET = Path("/restored/it")
 PATHS = DataPaths(TARGET)
@@ -98,7 +103,7 @@ def test_it_can_be_taken_over_again(old: ArchivedStore) -> None:
     old.restore(6, Path("/again"), take_over=True)
     third = ArchivedStore(old.fs, old.store, DataPaths(Path("/again")), seed=90)
     assert third.database.history.current.number == 7
-    assert (None if third.cluster_id == old.cluster_id else "another") is None
+    assert third.cluster_id == old.cluster_id
     assert all_of(third.database)["", b"new"].value == b"1"
     third.group(Put(1, b"third", b""))
     third.archive()
@@ -113,3 +118,28 @@ def test_a_store_that_was_never_archived_beyond_its_record_is_taken_over_from_a_
     assert new.cluster_id == old.cluster_id
     assert new.database.history.current.number > 1
     assert all_of(new.database) == all_of(old.database)
+
+
+@pytest.mark.parametrize("revision", range(2, 8))
+def test_the_archiver_goes_on_from_wherever_it_parted(revision: int) -> None:
+    """Also where others have closed the epoch that was left, at a later position: that is no part of history any more."""
+    world = World()
+    for restarts in (2, 1, 0):
+        world.segments(2)
+        for _ in range(restarts):
+            world.restart()
+    world.archive()
+    store = world.sound_store()
+    env = Environment(world.disk, world.clock, random.Random(3).randbytes)
+    plan = make_plan(store, world.names.cluster_id, RestoreTarget(revision))
+    restore(env, store, plan, TARGET, twin_options(world.disk, take_over=True))
+    taker = World(store, world.disk, paths=PATHS)
+    for _ in range(2):
+        taker.segments(2)
+        taker.archive()
+        archived = taker.archived
+        assert archived == taker.database.marks.visible
+        taker.restart()
+    catalog = read_catalog(store, taker.names.cluster_id)
+    assert not catalog.problems
+    assert [(run.begin.revision, run.end.revision) for run in catalog.runs] == [(1, archived)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_several_threads_make_and_sync_one_folder(tmp_path: Path) -> None:
         assert path.is_dir()
         fs.close()
         assert _open_descriptors() == before
+
+
+def test_syncing_any_number_of_folders_takes_a_bounded_number_of_descriptors(tmp_path: Path) -> None:
+    fs, log = OsFileSystem(), tmp_path / "log"
+    fs.make_dir(log)
+    fs.sync_dir(log)
+    before = _open_descriptors()
+    for number in range(200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        fs.sync_dir(folder)
+    assert _open_descriptors() <= before + 64
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        fs.sync_dir(log)  # the first ones need none
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    fs.close()
 
 
 def test_links_pipes_and_the_like_are_told_apart_without_being_followed(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_what_is_no_record_is_corruption(data: bytes) -> None:
         decode_record(PATH, data)
 
 
+def test_nesting_of_any_depth_is_corruption_and_nothing_else() -> None:
+    """Reading takes less of the stack than writing, which the checksum needs."""
+    for depth in range(900, 1010):
+        with pytest.raises(Corruption):
+            decode_record(PATH, b'{"a":' + b'{"b":' * depth + b"1" + b"}" * depth + b"}")
+
+
 @given(st.binary(max_size=40))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
     with pytest.raises(Corruption):

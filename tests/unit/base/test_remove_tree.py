@@ -11,13 +11,13 @@ from support.memfs import MemoryFileSystem
 def test_everything_below_goes_and_nothing_else() -> None:
     fs = MemoryFileSystem()
     for name in ("a/b/c", "a/b/d/e", "a/f", "other"):
-        fs.plant(Path("/root") / name, b"x")
-    fs.make_dir(Path("/root/a/empty"))
-    remove_tree(fs, Path("/root/a"))
-    remove_tree(fs, Path("/root/a"))
-    assert fs.list_dir(Path("/root")) == ["other"]
-    remove_tree(fs, Path("/root/other"))
-    assert fs.list_dir(Path("/root")) == []
+        fs.plant(Path("/top") / name, b"x")
+    fs.make_dir(Path("/top/a/empty"))
+    remove_tree(fs, Path("/top/a"))
+    remove_tree(fs, Path("/top/a"))
+    assert fs.list_dir(Path("/top")) == ["other"]
+    remove_tree(fs, Path("/top/other"))
+    assert fs.list_dir(Path("/top")) == []
 
 
 def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from kvserver.archive.outlook import Outlook
 from kvserver.archive.records import BackupRecord
 from kvserver.base.archive_upkeep_events import (
     ArchiveVerified,
@@ -100,10 +101,12 @@ class Scene:
         self.copies = FakeCopies()
         self.events: list[Event] = []
         self.helped: list[str] = []
+        self.outlooks = 0
         self.answers: dict[str, Any] = {
             "verify": {"ok": True, "what": "all is whole"},
             "drill": {},
             "retention": {"removed": 3, "what": "3 segments"},
+            "outlook": Outlook(9, True, 0, 7)._asdict(),
         }
         self.drill_ok = True
         self.upkeep = ArchiveUpkeep(
@@ -126,7 +129,10 @@ class Scene:
         return "equal" if self.drill_ok else "it differs"
 
     async def help(self, start: Any, name: str) -> Any:
-        self.helped.append(name)
+        if name == "outlook":
+            self.outlooks += 1
+        else:
+            self.helped.append(name)
         answer = self.answers[name]
         if isinstance(answer, Exception):
             raise answer
@@ -143,7 +149,8 @@ async def test_nothing_is_done_that_nobody_wants(monkeypatch: pytest.MonkeyPatch
     scene = Scene(monkeypatch)
     await scene.upkeep.step()
     await scene.hours(200)
-    assert (scene.helped, scene.events, scene.archive.asked) == ([], [], ["heard from"])
+    assert (scene.helped, scene.events) == ([], [])
+    assert set(scene.archive.asked) == {"heard from"}
     assert scene.archive.backups.known
 
 
@@ -250,18 +257,38 @@ async def test_retention_waits_for_a_backup_under_way(monkeypatch: pytest.Monkey
     assert scene.helped == ["retention"]
 
 
-async def test_a_fault_ends_nothing_but_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    scene = Scene(monkeypatch)
-    turns = asyncio.Queue[None]()
-
-    async def faulty() -> None:
-        turns.put_nowait(None)
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(scene.upkeep, "step", faulty)
-    monkeypatch.setattr(archive_upkeep, "STEP_S", 0.0)
+async def test_a_fault_ends_nothing_and_is_no_more_urgent_than_a_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene(monkeypatch, verify_every_h=100, drill_every_h=1)
+    scene.answers["verify"] = ZeroDivisionError()
     scene.upkeep.start()
-    for _ in range(3):
-        await turns.get()
+    await scene.upkeep.step()
+    await scene.hours(3.5)
+    assert scene.helped.count("verify") == 3, "not with every look"
+    assert scene.helped.count("drill") == 3, "what comes behind it has its turn"
+    assert caplog.text.count("a fault in what is done with the archive") == 3
     await scene.upkeep.stop()
-    assert "a fault in what is done with the archive" in caplog.text
+
+
+async def test_what_a_restore_would_take_is_looked_at_every_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    await scene.upkeep.step()
+    assert scene.upkeep.outlook is None and scene.outlooks == 0, "a node that has just begun has other things to do"
+    await scene.hours(0.1)
+    assert scene.upkeep.outlook == Outlook(9, True, 0, 7)
+    await scene.hours(3)
+    assert scene.outlooks == 4
+    scene.archive.backups.newest = BACKUP
+    assert scene.upkeep.outlook is None, "a backup was made since"
+    await scene.hours(1)
+    assert scene.upkeep.outlook is not None
+    assert scene.archive.backups.newest is None, "people have removed it"
+
+
+async def test_retention_removes_nothing_from_an_archive_that_is_another_primarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, keep_days=1)
+    scene.archive.down = True
+    assert not await scene.upkeep.retain()
+    assert scene.helped == []
+    assert scene.events == [RetentionFailed(DOWN.message)]

@@ -11,8 +11,10 @@ from typing import Any, cast
 import pytest
 
 from kvproto.v1 import admin_pb2
+from kvserver.archive.outlook import Outlook
 from kvserver.archive.records import BackupFile, BackupRecord
 from kvserver.base.errors import Code, InvalidRequest, KvError
+from kvserver.base.limits import MIB
 from kvserver.base.types import Epoch, Position
 from kvserver.service.admin import AdminService
 from kvserver.service.archive import ArchiveService as Service
@@ -55,7 +57,7 @@ WELL = Report(
     raw_bytes_total=400,
     stored_bytes_total=100,
     failures_total=5,
-    backups_known=True,
+    outlook=Outlook(18, True, 18, 0),
     last_backup=BACKUP,
     last_verify=None,
     last_drill=None,
@@ -129,7 +131,7 @@ def test_every_figure_is_told(archive: FakeArchive) -> None:
     )
     told = status(archive)
     for name, value in dataclasses.asdict(archive.told).items():
-        if name not in ("archived", "step", "fenced", "backups_known", "last_backup", "last_verify", "last_drill"):
+        if name not in ("archived", "step", "fenced", "outlook", "last_backup", "last_verify", "last_drill"):
             assert getattr(told, name) == value, name
     assert (told.archived_revision, told.archived_epoch) == (18, 3)
     assert told.step == admin_pb2.ARCHIVE_STEP_SLOWING
@@ -149,11 +151,11 @@ def test_the_steps_are_those_of_the_contract(archive: FakeArchive, step: int) ->
 
 
 def test_an_archive_that_was_not_heard_from_yet(archive: FakeArchive) -> None:
-    archive.told = dataclasses.replace(WELL, archived=None, backups_known=False, last_backup=None)
+    archive.told = dataclasses.replace(WELL, archived=None, outlook=None, last_backup=None)
     told = status(archive)
     assert (told.archived_revision, told.archived_epoch) == (0, 0)
     assert not (told.HasField("last_backup") or told.HasField("last_verify") or told.HasField("last_drill"))
-    assert not told.warnings, "of backups nothing is known yet"
+    assert not told.warnings, "what a restore would take is not known yet"
 
 
 @pytest.mark.parametrize(
@@ -168,8 +170,12 @@ def test_an_archive_that_was_not_heard_from_yet(archive: FakeArchive) -> None:
         ({"step": 4}, "a new base backup is needed"),
         ({"oldest_unarchived_age_ms": 300_000}, None),
         ({"oldest_unarchived_age_ms": 301_000}, "the oldest for 301 s"),
-        ({"last_backup": None}, "no base backup yet"),
-        ({"last_backup": None, "backups_known": False}, None),
+        ({"last_backup": None, "outlook": None}, None),
+        ({"last_backup": None, "outlook": Outlook(0, True, 0, 0)}, None),
+        ({"last_backup": None, "outlook": Outlook(18, True, 0, 1024 * MIB)}, None),
+        ({"outlook": Outlook(18, True, 0, 1024 * MIB + 1)}, "replay 1073741825 bytes of log, all since the store's creation;"),
+        ({"outlook": Outlook(18, True, 7, 2048 * MIB)}, "all since the base backup of revision 7;"),
+        ({"outlook": Outlook(18, False, 0, 0)}, "Revision 18, the newest archived one, cannot be restored:"),
         ({"last_verify": Check(1, False, "one is damaged.", 1.0)}, "The last check of the archive failed: one is damaged."),
         ({"last_drill": Check(1, False, "it differs", 1.0)}, "The last drill of the archive failed: it differs."),
         ({"last_drill": Check(1, True, "equal", 1.0)}, None),

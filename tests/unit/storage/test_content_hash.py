@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +182,15 @@ def test_of_nothing_there_is_a_hash() -> None:
     empty = content_hash(tables_of(open_store(MemoryFileSystem())))
     assert (empty.position, empty.revision, empty.keys, len(empty.sha256)) == (None, 1, 0, 32)
     assert of_rows({rows.FLUSHED_KEY: MARK}).sha256 == empty.sha256
+
+
+def test_it_is_computed_as_the_document_says() -> None:
+    held = sound()
+    digest = hashlib.sha256(b"kvserver content 1\n")
+    for key in sorted(key for key in held if key[:1] == b"d"):
+        row = held[key]
+        digest.update(key[1:5] + struct.pack("<II", len(key) - 5, len(row) - 25) + row[1:25] + bytes(8) + key[5:] + row[25:])
+    assert of_rows(held).sha256 == digest.digest()
 
 
 # Different states
