@@ -273,7 +273,9 @@ class Archiver:
         found: list[Put] = []
         for info in self._backlog.segments:
             put = self._put.get(info.header.segment_id)
-            if put is None or (found and found[-1].info.header.segment_id != info.header.previous_segment_id):
+            if put is None:
+                break
+            if found and found[-1].info.header.segment_id != info.header.previous_segment_id:
                 break
             found.append(put)
         return found

@@ -280,8 +280,8 @@ def locate(runs: tuple[Run, ...], position: Position) -> tuple[Run, int] | None:
 
 
 def _passes(leg: Leg, position: Position) -> bool:
-    if not leg.entries:
-        return position == epoch_start(leg.cluster_id, leg.epoch, leg.branch)
+    if not leg.entries:  # it may stand for the end of an epoch whose segments are gone, and then does not pass through its start
+        return leg.begin == leg.branch and position == epoch_start(leg.cluster_id, leg.epoch, leg.branch)
     revision = position.revision
     if revision > leg.last_revision or (leg.upto is not None and revision == leg.upto.revision):
         return False

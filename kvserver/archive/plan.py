@@ -176,7 +176,9 @@ def possible_spans(catalog: Catalog) -> list[Span]:
             oldest_ms = next((entry.first_time_ms for leg in run.legs for entry in leg.with_commits), 0)
             spans.append(Span(CREATION_REVISION + 1, run.end.revision, oldest_ms, newest_ms))
         elif first_base is not None:
-            spans.append(Span(first_base.position.revision, run.end.revision, first_base.time_ms, newest_ms or first_base.time_ms))
+            spans.append(
+                Span(first_base.position.revision, run.end.revision, first_base.time_ms, newest_ms or first_base.time_ms)
+            )
     for base in alone:
         if not any(span.first_revision <= base.position.revision <= span.last_revision for span in spans):
             spans.append(Span(base.position.revision, base.position.revision, base.time_ms, base.time_ms))

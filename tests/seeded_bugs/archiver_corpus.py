@@ -7,6 +7,7 @@ from seeded_bugs.corpus import SeededBug
 ARCHIVER = ("tests/unit/archive/test_archiver.py", "tests/unit/archive/test_archiver_crashes.py")
 ARCHIVER_FAULTS = ("tests/unit/archive/test_archiver_faults.py", "tests/unit/archive/test_archiver_others.py")
 ENGINE_HOOKS = ("tests/unit/engine/test_archiving.py",)
+PRESSURE = ("tests/unit/archive/test_archiver_pressure.py",)
 CONTINUATION = ("tests/unit/archive/test_continuation.py",)
 
 ARCHIVER_CORPUS = (
@@ -42,6 +43,13 @@ ARCHIVER_CORPUS = (
         (("            if put is None:\n                break\n", "            if put is None:\n                continue\n"),),
         ARCHIVER,
         "pgbackrest 2629: one stuck segment, and everything behind it counted as the archive's end",
+    ),
+    SeededBug(
+        "log_let_go_past_what_is_just_being_listed",
+        "kvserver/archive/backlog.py",
+        (("itertools.takewhile(", "filter("),),
+        PRESSURE,
+        "segments that lie in the archive already, and that nobody gave up, go from the log before a record lists them",
     ),
     SeededBug(
         "read_back_skipped",

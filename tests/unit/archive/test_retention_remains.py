@@ -84,7 +84,7 @@ def test_the_base_of_a_point_is_not_deleted_because_a_record_still_lists_the_sto
         delete_backup(environment(scene), scene.store, scene.cluster_id, base.id)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(120))
 def test_with_records_of_several_segments_what_is_possible_is_there(seed: int) -> None:
     scene, chance = ArchiveScene(), random.Random(seed)
     for _ in range(chance.randint(1, 3)):
@@ -226,7 +226,8 @@ def test_what_retention_removes_meanwhile_is_no_damage(at: int) -> None:
     scene = long_lived()
     store = FaultStore(scene.store, [StoreFault(at=at, error=None, action=lambda: retained(scene, keep_backups=1))])
     report = verify_archive(store, scene.cluster_id, workers=1)
-    assert report.is_whole and report.leftovers == ()
+    assert report.is_whole, (report.damaged, report.problems)
+    assert 23 in possible(scene)
 
 
 def test_an_epoch_that_parts_at_a_frame_from_another_history_is_found() -> None:
