@@ -213,7 +213,7 @@ def choose_cluster(store: Store, text: str | None) -> bytes:
         what = f"the archive {store.url} holds {len(known)} clusters"
     else:
         what = f"{len(wanted) or 'no'} cluster{'s' * (len(wanted) != 1)} of {store.url} have an id that begins with {text[:32]!r}"
-    raise no_plan(what, f"name one of them: {listed}")
+    raise no_plan(what, f"name one of them with --cluster: {listed}")
 
 
 def read_catalog(store: Store, cluster_id: bytes, floor: int = 0) -> Catalog:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from kvserver.base.errors import Code, Corruption, KvError, RevisionError
 
+ARCHIVE_MORE = "what the node has committed and not archived yet becomes possible with: kvctl archive now"
+"""Where to get what lies behind the end of the archive."""
+
+SEE_WHAT = "see what is wrong with: kvctl archive verify"
+
 _VERIFY = "see what else is damaged with: kvctl archive verify; then put the object back from a copy of the archive"
 
 

@@ -11,7 +11,8 @@ sides announce themselves first, and look for the other one after that:
 
 Whichever came second sees the first one, so the steps 3 never run at the same time. What a crash leaves behind counts for a
 while only: an announced backup for ``UPLOAD_MS``, a sweep for ``SWEEP_MS`` since it last wrote itself down, which it does before
-the first file and again every few files or minutes; after that whoever comes takes its place, and a sweep that finds itself replaced stops.
+the first file, and again every few files or minutes; after that whoever comes takes its place, and a sweep that finds itself
+replaced stops.
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ class Leg(NamedTuple):
     cluster_id: bytes
     """Below whose prefix they lie."""
     entries: tuple[SegmentEntry, ...]
-    """Oldest first; none at all of an epoch that wrote nothing. Those without commits are left out at an epoch's end."""
+    """Oldest first; none at all of an epoch that wrote nothing, or of whose end retention has left nothing but the position.
+
+    Those without commits are left out at an epoch's end.
+    """
     begin: Position
     """What is in place before it: the backup, or the end of the leg before. May lie in its first segment, at a frame's end."""
     upto: Position | None
@@ -209,7 +212,9 @@ class _Joiner:
                 begin = self._begin = part.branch if entry.start == start else entry.start
             taken.append(entry)
             at = entry.end
-        if part.removed is not None and at.revision < part.removed.end.revision:
+        wants_more = upto is None or at.revision < upto.revision
+        if wants_more and part.removed is not None and at.revision < part.removed.end.revision:
+            # The epoch's last segments are gone: a backup may stand where they ended, and history goes on from there.
             if taken:
                 self._leg(link, begin, taken, None, at)
             self.end_run()
@@ -247,8 +252,12 @@ class _Joiner:
 
     def _missing(self, link: Link, after: Position, to: Position) -> None:
         part, first, last = link.part, after.revision + 1, to.revision
-        if last < link.floor or (first <= last and _covered(part.gaps, first, last)):
+        if last < link.floor:
             return
+        if first <= last:
+            first = max(first, link.floor)  # what lies below that was given up, and may go on into a gap
+            if _covered(part.gaps, first, last):
+                return
         number = part.epoch.number
         if first <= last:
             self.problems.append(f"the log of revisions {first} to {last} (epoch {number}) is missing")

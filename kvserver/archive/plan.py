@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from kvserver.archive.catalog import Catalog, Leg, Run, read_catalog
 from kvserver.archive.dictionary import Dictionaries
-from kvserver.archive.errors import damaged, no_plan
+from kvserver.archive.errors import ARCHIVE_MORE, SEE_WHAT, damaged, no_plan
 from kvserver.archive.lineage import legs_between, locate
 from kvserver.archive.names import ArchiveNames
 from kvserver.archive.records import BackupRecord, SegmentEntry
@@ -143,7 +143,8 @@ class Span(NamedTuple):
     def text(self) -> str:
         """Return it as people read it."""
         first = f"revision {self.first_revision} ({time_text(self.first_time_ms)})"
-        return f"{first} to {self.last_revision} ({time_text(self.last_time_ms)})"
+        more = self.last_revision > self.first_revision
+        return f"{first} to {self.last_revision} ({time_text(self.last_time_ms)})" if more else first
 
 
 def time_text(time_ms: int | None) -> str:
@@ -176,9 +177,9 @@ def possible_spans(catalog: Catalog) -> list[Span]:
             oldest_ms = next((entry.first_time_ms for leg in run.legs for entry in leg.with_commits), 0)
             spans.append(Span(CREATION_REVISION + 1, run.end.revision, oldest_ms, newest_ms))
         elif first_base is not None:
-            spans.append(
-                Span(first_base.position.revision, run.end.revision, first_base.time_ms, newest_ms or first_base.time_ms)
-            )
+            base_ms = first_base.time_ms  # when its tables were written, which may be later than the newest commit
+            times_ms = min(base_ms, newest_ms or base_ms), newest_ms or base_ms
+            spans.append(Span(first_base.position.revision, run.end.revision, *times_ms))
     for base in alone:
         if not any(span.first_revision <= base.position.revision <= span.last_revision for span in spans):
             spans.append(Span(base.position.revision, base.position.revision, base.time_ms, base.time_ms))
@@ -274,9 +275,9 @@ class _Planner:
         newest = max(span.last_revision for span in self._spans)
         archived = self._catalog.archived
         if archived is not None and archived.revision > newest:
-            raise no_plan(
+            raise self._refusal(
                 f"the newest archived revision, {archived.revision}, cannot be reached: behind revision {newest} log is missing,"
-                f" and there is no backup behind that. {self._possible()}",
+                " and there is no backup behind that",
                 f"restore what is before it with --to-revision {newest}, and make a backup of what still runs",
             )
         return newest
@@ -341,9 +342,8 @@ class _Planner:
                 break
             last = min(frame.last_revision, place.leg.last_revision)
         if not last:
-            raise damaged(
-                ArchiveNames(place.leg.cluster_id).segment(place.entry.id), 0, "it does not hold the times it is listed with"
-            )
+            name = ArchiveNames(place.leg.cluster_id).segment(place.entry.id)
+            raise damaged(name, 0, "it does not hold the times it is listed with")
         return last
 
     def _base_at(self, time_ms: int, behind: int) -> BackupRecord | None:
@@ -365,35 +365,36 @@ class _Planner:
 
     def _not_proven(self, run: Run, time_ms: int) -> RevisionError:
         if run is self._catalog.runs[-1]:
-            return self._no_time(time_ms, "lies after the newest archived commit")
+            hint = f"take --latest if nothing was committed since; {ARCHIVE_MORE}"
+            return self._refusal(f"{time_text(time_ms)} lies after the newest archived commit", hint)
         return self._no_time(time_ms, f"lies in a gap: behind revision {run.end.revision} log is missing")
 
     def _no_time(self, time_ms: int, what: str) -> RevisionError:
-        return no_plan(f"{time_text(time_ms)} {what}. {self._possible()}", "name one of those times or revisions")
+        return self._refusal(f"{time_text(time_ms)} {what}", "name one of those times or revisions")
 
     def _impossible(self, revision: int) -> RevisionError:
         asked = f"revision {revision}" + (f" (for {self._target.text()})" if self._target.time_ms is not None else "")
+        hint = "name one of those revisions, or --latest"
         if revision > max(span.last_revision for span in self._spans):
             what = f"{asked} lies after the newest one that can be restored"
+            hint = f"{hint}; {ARCHIVE_MORE}"
         elif revision < self._catalog.floor:
             what = f"{asked} was given up by retention, which promises revisions from {self._catalog.floor} on"
         elif revision < self._spans[0].first_revision:
             what = f"{asked} lies before the oldest one that can be restored"
         else:
             what = f"{asked} lies in a gap: log is missing between it and the backup before it"
-        return no_plan(f"{what}. {self._possible()}", "name one of those revisions, or --latest")
+        return self._refusal(what, hint)
 
-    def _possible(self) -> str:
-        return "Possible: " + "; ".join(span.text() for span in self._spans)
+    def _refusal(self, what: str, hint: str) -> RevisionError:
+        possible = "; ".join(span.text() for span in self._spans)
+        damage = f". Records of the archive are damaged or missing: {SEE_WHAT}" if self._catalog.problems else ""
+        return no_plan(f"{what}. Possible: {possible}", f"{hint}{damage}")
 
     def _nothing(self) -> RevisionError:
         catalog = self._catalog
-        what = (
-            "holds no commit yet" if not catalog.runs else "holds no backup, and its log does not go back to the store's creation"
-        )
+        what = "holds no backup, and its log does not go back to the store's creation" if catalog.runs else "holds no commit yet"
         if catalog.backups:
             what = "holds no backup that lies on the store's line of history"
-        hint = (
-            "make a backup with: kvctl backup create" if not catalog.problems else "see what is wrong with: kvctl archive verify"
-        )
+        hint = SEE_WHAT if catalog.problems else "make a backup with: kvctl backup create"
         return no_plan(f"the archive of cluster {catalog.cluster_id.hex()} {what}: nothing can be restored", hint)

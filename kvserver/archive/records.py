@@ -119,7 +119,7 @@ class BackupRecord(NamedTuple):
     """The cluster that the tables themselves name: the parent's, in a fork that was not flushed yet."""
     position: Position
     time_ms: int
-    """The time of the newest commit in it; 0 where that is not known."""
+    """When its tables were written: all of it had been committed then. 0 where that is not known."""
     epochs: list[tuple[Epoch, Position]]
     """Each epoch that leads to the position, with the position at which it began, oldest first."""
     oldest_readable_revision: int

@@ -29,9 +29,9 @@ from kvserver.archive.records import BackupRecord, SegmentEntry
 from kvserver.archive.restore_files import BaseFiles
 from kvserver.archive.restore_log import FetchedLog, parts_behind
 from kvserver.archive.restore_tables import JOB_BYTES, OpenTables, Standing, TableJobs, standing_of
-from kvserver.archive.restore_target import require_same, require_space, target_folder
+from kvserver.archive.restore_target import require_same, require_space, room_bytes, target_folder
 from kvserver.archive.store import ObjectMissing, Store
-from kvserver.archive.take_over import NewNode, take_over
+from kvserver.archive.take_over import NewNode, check_take_over, take_over
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption
@@ -50,6 +50,7 @@ from kvserver.storage.restore_record import (
 from kvserver.storage.tables import TableReader, Tables
 
 WORKERS = 4
+AHEAD_BYTES = 256 * MIB
 _CACHE_BYTES = 64 * MIB
 _MERGE_AT_FILES = 20
 """Rarer than a server does, which goes on merging: tables come as fast as they are built, and few of their rows are looked up."""
@@ -66,7 +67,7 @@ class RestoreOptions:
     """The result is the old cluster itself, not a fork of it."""
     node: NewNode | None = None
     """The node that takes over; needed where that is asked for."""
-    ahead_bytes: int = 256 * MIB
+    ahead_bytes: int = AHEAD_BYTES
     """Segments may take so much room in the folder before they are in tables; one more than that, if it is larger."""
     job_bytes: int = JOB_BYTES
     check_space: bool = True
@@ -141,6 +142,8 @@ def restore(
     options = options or RestoreOptions()
     if options.take_over and options.node is None:
         raise ValueError("who takes over has to be said")
+    if options.take_over:
+        check_take_over(store, plan.cluster_id, plan.revision)
     with target_folder(env, store.url, target) as paths, _collector_resting(options.own_process):
         return _Restore(env, store, plan, paths, options, progress).run()
 
@@ -212,7 +215,7 @@ class _Restore:
         )
         found = read_restore_record(env, paths)
         if found is None:
-            self._require_space(plan.base_bytes + plan.raw_bytes)
+            self._require_space()
             create_restore_record(env, paths, wanted)
             return wanted
         try:
@@ -223,9 +226,10 @@ class _Restore:
         self._plan = begun
         return found
 
-    def _require_space(self, needed_bytes: int) -> None:
-        if self._options.check_space:
-            require_space(self._env, self._paths.root, needed_bytes + min(self._options.ahead_bytes, self._plan.raw_bytes))
+    def _require_space(self) -> None:
+        plan, options = self._plan, self._options
+        if options.check_space:
+            require_space(self._env, self._paths.root, room_bytes(plan.base_bytes, plan.raw_bytes, options.ahead_bytes))
 
     # -- 2: base --------------------------------------------------------------------------------------------------
 
@@ -236,8 +240,9 @@ class _Restore:
             def note(length: int) -> None:
                 self._tell(base_bytes_done=self._so_far.base_bytes_done + length)
 
-            BaseFiles(self._env, self._store, self._paths, base).fetch(self._options.workers, note)
-            self._check_base(base)
+            with _naming_other_bases(base):
+                BaseFiles(self._env, self._store, self._paths, base).fetch(self._options.workers, note)
+                self._check_base(base)
             replace_restore_record(self._env, self._paths, record._replace(base_done=True))
         self._tell(stage="log", base_bytes_done=self._plan.base_bytes)
         failpoints.hit("restore.after_base")
@@ -332,6 +337,19 @@ class _Restore:
 
     def _corruption(self, what: str) -> Corruption:
         return Corruption(self._paths.tables, 0, what, _AGAIN)
+
+
+@contextlib.contextmanager
+def _naming_other_bases(base: BackupRecord) -> Iterator[None]:
+    """Say of a backup that is not whole that another one may do, or the log alone."""
+    try:
+        yield
+    except (Corruption, ObjectMissing) as error:
+        error.hint = (
+            "put the object back from a copy of the archive and run the same command again; or restore with an older backup, "
+            f"into another folder: kvctl restore --without-backup {base.id}"
+        )
+        raise
 
 
 @contextlib.contextmanager

@@ -57,14 +57,19 @@ def require_same(paths: DataPaths, found: RestoreRecord, wanted: RestoreRecord, 
     raise unusable(paths.root, f"{what} from {found.archive_url}", hint)
 
 
+def room_bytes(base_bytes: int, raw_bytes: int, ahead_bytes: int) -> int:
+    """Return the most room that a restore may take while it runs; often it is far less, but only the end of it tells."""
+    return base_bytes + raw_bytes + min(ahead_bytes, raw_bytes) + _SPARE_BYTES
+
+
 def require_space(env: Environment, target: Path, needed_bytes: int) -> None:
-    """Raise Refused (DISK_FULL) unless so many bytes, and some to spare, can be written below the folder."""
-    free_bytes, needed_bytes = env.fs.free_bytes(target), needed_bytes + _SPARE_BYTES
+    """Raise Refused (DISK_FULL) unless so many bytes can be written below the folder."""
+    free_bytes = env.fs.free_bytes(target)
     if free_bytes < needed_bytes:
         raise Refused(
             Code.DISK_FULL,
             f"the disk of {target} has {free_bytes // MIB:,} MiB free; the restore may need {needed_bytes // MIB:,} MiB",
-            "free space, or name a folder on a larger disk; see what it needs with --dry-run",
+            "free space, or name a folder on a larger disk; it may need less: try with --no-space-check",
         )
 
 
@@ -100,7 +105,7 @@ def _check_content(env: Environment, paths: DataPaths) -> None:
         raise unusable(paths.root, "holds a store already")
     if paths.origin.name in names:
         raise unusable(paths.root, "holds a whole copy of a store already", f"start it: kvserver serve --data-dir {paths.root}")
-    raise unusable(paths.root, f"is in use: it is not empty, it holds {min(strangers)!r}")
+    raise unusable(paths.root, f"is not empty: it holds {min(strangers)!r}")
 
 
 def _check_apart(store_url: str, target: Path) -> None:

@@ -303,8 +303,8 @@ def _open(store: Store, name: str, header: ArchiveHeader, stored_length: int, di
         raise damaged(name, 0, f"an object of {stored_length} bytes cannot hold {header.blocks} blocks and their index alone")
     data = store.read(name, index_offset, ending + 1)
     if len(data) != ending:
-        what = "goes on" if len(data) > ending else f"has ended after {index_offset + len(data)} bytes"
-        raise damaged(name, stored_length, f"the object {what} where it must end")
+        what = "goes on where it must end" if len(data) > ending else "has ended before"
+        raise damaged(name, stored_length, f"the object {what}")
     try:
         trailer = decode_trailer(data[header.index_length :])
         found = (trailer.index_offset, trailer.index_length, trailer.raw_length, trailer.segment_id)

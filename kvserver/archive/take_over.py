@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kvserver.archive.catalog import Catalog, read_catalog
+from kvserver.archive.errors import no_plan
 from kvserver.archive.manifest import EpochManifest
+from kvserver.archive.manifest_chain import given_up_below
 from kvserver.archive.names import ArchiveNames
 from kvserver.archive.store import Store
 from kvserver.base.environment import Environment
@@ -29,6 +31,26 @@ class NewNode(NamedTuple):
     register: Callable[[FileSystem, DataPaths], Register]
     """Where it claims its epochs."""
     register_kind: str
+
+
+def check_take_over(store: Store, cluster_id: bytes, revision: int) -> None:
+    """Raise RevisionError (NO_RESTORE_PLAN) where going on from a revision would give known names and marks another meaning.
+
+    What was given up and what a point names are told by revision alone. Behind a revision that the cluster is set back to, the
+    same numbers are given out again: a point would name commits that it was never meant for, and what is new would count as
+    given up. A fork has a prefix of its own, where neither can happen.
+    """
+    floor = given_up_below(store, ArchiveNames(cluster_id))
+    if revision + 1 < floor:
+        what = f"revision {revision} cannot be taken over from: retention has given up what lies below revision {floor - 1}"
+        raise no_plan(what, "restore it without --take-over, as a store of its own")
+    for point in read_catalog(store, cluster_id).points:
+        if point.revision > revision:
+            what = (
+                f"revision {revision} cannot be taken over from: the point {point.name} names revision {point.revision} behind it"
+            )
+            hint = f"delete the point with: kvctl archive point delete {point.name}; or restore without --take-over"
+            raise no_plan(what, hint)
 
 
 def take_over(env: Environment, store: Store, paths: DataPaths, cluster_id: bytes, position: Position, node: NewNode) -> None:

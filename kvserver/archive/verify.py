@@ -218,7 +218,8 @@ class _Verification:
             is_missing = error.name == name
             return _Found(name, 0, 0, "the object is missing" if is_missing else error.message, is_missing, ())
         except Corruption as error:
-            return _Found(name, 0, 0, error.message, False, ())
+            what = f"damaged at offset {error.offset}: {error.what}" if error.path == name else error.message
+            return _Found(name, 0, 0, what, False, ())
         return _Found(name, _length(item), raw_length, "", False, off)
 
     def _check_segment(self, item: _Segment) -> tuple[int, tuple[str, ...]]:
@@ -317,9 +318,14 @@ class _Bad:
     def reduced(self, wrong: set[str], off: set[str]) -> Catalog:
         """Return the catalog without what is damaged."""
         segments = {id for name in wrong if (id := parse_segment(name)) is not None}
+        return without(self._catalog, self._catalog.cluster_id, segments, self._backups(wrong) | off)
+
+    def _backups(self, wrong: set[str]) -> set[str]:
         files = {sha256 for name in wrong if (sha256 := parse_file(name)) is not None}
-        backups = {one.id for one in self._catalog.backups if files and any(file.sha256 in files for file in one.files)}
-        return without(self._catalog, self._catalog.cluster_id, segments, backups | off)
+        return {one.id for one in self._catalog.backups if files and any(file.sha256 in files for file in one.files)}
+
+    def _left_out(self, wrong: set[str], off: set[str]) -> str:
+        return " ".join(f"--without-backup {id}" for id in sorted(self._backups(wrong) | off))
 
     def prevents(self, wrong: set[str], off: set[str]) -> str:
         """Say what cannot be restored because of these objects alone."""
@@ -330,7 +336,7 @@ class _Bad:
         if any(parse_dictionary(name) is not None for name in wrong):
             return "the segments that were compressed with it cannot be read"
         if off or any(parse_file(name) is not None for name in wrong):
-            return "nothing; restores begin with an older base instead"
+            return f"nothing, if restores begin with an older base: kvctl restore {self._left_out(wrong, off)}"
         return "nothing that is part of history"
 
 

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -181,6 +182,11 @@ class OsLock:
             os.close(fd)
 
 
+def _close_all(folders: dict[Path, int]) -> None:
+    while folders:
+        os.close(folders.popitem()[1])
+
+
 class OsFileSystem:
     """The operating system's file system.
 
@@ -191,6 +197,7 @@ class OsFileSystem:
 
     def __init__(self) -> None:
         self._folders: dict[Path, int] = {}
+        weakref.finalize(self, _close_all, self._folders)  # whoever drops it need not know that it holds descriptors
 
     def create(self, path: Path) -> File:
         """Create a file."""
@@ -269,8 +276,7 @@ class OsFileSystem:
 
     def close(self) -> None:
         """Close the folders kept open."""
-        while self._folders:
-            os.close(self._folders.popitem()[1])
+        _close_all(self._folders)
 
     def lock(self, path: Path) -> Lock:
         """Lock the file exclusively."""

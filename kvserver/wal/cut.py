@@ -1,8 +1,8 @@
 """A group of which only the first commits count: how it is cut, and the chain value of history that ends there.
 
 Nobody writes such a group to a log. A restore to a revision in the middle of one ends there, and so does what a fork takes over
-from its parent. The chain value behind the cut follows from the value before the group and the bytes that are kept, so that whoever
-cuts at the same revision comes to the same position.
+from its parent. The chain value behind the cut follows from the value before the group and the bytes that are kept, so that
+whoever cuts at the same revision comes to the same position.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def recover(
     time_ms, bytes_read = 0, len(obsolete) * fmt.SEGMENT_HEADER_LENGTH
     for name in names[len(obsolete) :]:
         is_last = name == names[-1]
-        with contextlib.nullcontext() if is_last else _naming_repair():
+        with contextlib.nullcontext() if is_last else _naming_repair(paths):
             reader = SegmentReader(paths.segment(name), read_file(fs, paths.segment(name)))
             if base is not None and len(segments) == 0:
                 check_place(reader, name, cluster_id, None, None)
@@ -167,14 +168,15 @@ def recover(
 
 
 @contextlib.contextmanager
-def _naming_repair() -> Iterator[None]:
+def _naming_repair(paths: DataPaths) -> Iterator[None]:
     """Say of a sealed segment that does not check that its archive may have it; where another remedy is named, that stands."""
     try:
         yield
     except Corruption as error:
         if error.hint != Corruption.USUAL_HINT:
             raise
-        raise Corruption(error.path, error.offset, error.what, SEALED_HINT) from error
+        hint = SEALED_HINT.replace("DATA_DIR", shlex.quote(str(paths.root)))
+        raise Corruption(error.path, error.offset, error.what, hint) from error
 
 
 def _skip_obsolete(

@@ -9,6 +9,7 @@ CATALOG = ("tests/unit/archive/test_catalog.py", "tests/unit/archive/test_catalo
 PLAN = ("tests/unit/archive/test_plan.py", "tests/unit/archive/test_plan_model.py")
 VERIFY = ("tests/unit/archive/test_verify.py",)
 RETENTION = ("tests/unit/archive/test_retention.py", "tests/unit/archive/test_retention_model.py")
+REMAINS = ("tests/unit/archive/test_retention_remains.py",)
 SWEEP = ("tests/unit/archive/test_file_sweep.py",)
 POINTS = ("tests/unit/archive/test_points.py",)
 HOSTILE = ("tests/unit/archive/test_segment_hostile.py",)
@@ -121,6 +122,13 @@ ARCHIVE_CORPUS = (
         ),
         RETENTION,
         "an epoch in which nothing was written still leads from the one before it to the one behind",
+    ),
+    SeededBug(
+        "records_believed_that_list_what_is_gone",
+        "kvserver/archive/catalog_reading.py",
+        (("        if entry.end.revision < self._floor and entry.id not in self._left_below:\n", "        if False:\n"),),
+        REMAINS,
+        "the last base is deleted, because a record still lists the log from the store's creation on",
     ),
     SeededBug(
         "sweep_does_not_look_for_backups",

@@ -140,7 +140,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
             archived_revision=self.fake.archived,
             archived_epoch=self.store.epoch,
             archived_time_ms=1_700_000_000_000,
-            unarchived_segments=2,
+            unarchived_segments=self.fake.unarchived_segments,
             unarchived_bytes=30_000_000,
             oldest_unarchived_age_ms=61_500,
             step=self.fake.archive_step,

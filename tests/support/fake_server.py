@@ -58,6 +58,7 @@ class FakeServer:
         """Empty: the node has no archive."""
         self.archived = 1
         self.archive_step: int = admin_pb2.ARCHIVE_STEP_SLOWING
+        self.unarchived_segments = 2
         self.backup: admin_pb2.Backup | None = None
         self.backup_is_cut = False
         self.cancelled = threading.Event()

@@ -180,7 +180,8 @@ def _reached(found: ArchiveStatus) -> str:
 
 def _waiting(found: ArchiveStatus) -> str:
     if not found.unarchived_segments:
-        return "only the open segment"
+        behind = found.revision - found.archived_revision
+        return f"{output.counted(behind, 'revision')}, in the open segment" if behind > 0 else "nothing"
     waiting = f"{output.counted(found.unarchived_segments, 'sealed segment')}, {output.sized(found.unarchived_bytes)}"
     return f"{waiting}, the oldest for {shown_span(found.oldest_unarchived_age_ms)}"
 

@@ -7,7 +7,7 @@ The code that reads an archive is the server's. It is imported when a command ru
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -22,10 +22,12 @@ from kvctl.failures import (
     CtlError,
     tell,
 )
+from kvctl.output import counted
 from kvctl.settings import Settings
 
 if TYPE_CHECKING:
     from kvserver.archive.names import ArchiveNames
+    from kvserver.archive.records import BackupRecord
     from kvserver.archive.store import Store
     from kvserver.base.errors import KvError
 
@@ -105,6 +107,15 @@ def open_archive(place: Place, command: str) -> Iterator[Archive]:
 
         cluster_id = choose_cluster(store, place.cluster)
         yield Archive(store, store.url, cluster_id, ArchiveNames(cluster_id))
+
+
+def named_backup(backups: Sequence[BackupRecord], text: str, url: str) -> BackupRecord:
+    """Return the backup of a name, of the beginning of one, or the newest one; raise CtlError where that is not one."""
+    found = backups[-1:] if text == "latest" else [record for record in backups if record.id.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    what = f"{counted(len(found), 'backup')} begin with {text!r}" if found else f"there is no backup {text!r}"
+    raise CtlError("NO_SUCH_BACKUP", what, f"see: kvctl backup list --archive {url}", EXIT_NOT_FOUND)
 
 
 @contextlib.contextmanager

@@ -120,8 +120,13 @@ def segment_label(entry: SegmentEntry) -> str:
 
 def shown_spans(spans: Sequence[Span]) -> str:
     """Return for people what can be restored."""
-    told = [f"revisions {one.first_revision} to {one.last_revision}, up to {shown_moment(one.last_time_ms)}" for one in spans]
-    return "; ".join(told) or "nothing"
+    return "; ".join(map(_shown_span, spans)) or "nothing"
+
+
+def _shown_span(span: Span) -> str:
+    if span.first_revision == span.last_revision:
+        return f"revision {span.last_revision}, of {shown_moment(span.last_time_ms)}"
+    return f"revisions {span.first_revision} to {span.last_revision}, up to {shown_moment(span.last_time_ms)}"
 
 
 def epoch_row(part: EpochPart) -> Sequence[str]:

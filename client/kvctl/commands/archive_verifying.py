@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 
 from kvctl import output
 from kvctl.commands import archive_fields as fields
-from kvctl.commands.archive_access import archive_options, locate, open_archive
+from kvctl.commands.archive_access import Archive, archive_options, locate, open_archive
 from kvctl.failures import EXIT_UNHEALTHY
 from kvctl.progress import ByteBar
 from kvctl.settings import Settings, command_options
@@ -38,7 +39,8 @@ def verify(settings: Settings, url: str | None, cluster: str | None, workers: in
     """Read every byte of the archive: the log with its chain, the files of all backups, every record.
 
     Of everything damaged it says which revisions cannot be restored because of it. Exit code 5 when something is damaged
-    or missing. What no record names is no damage: a crash leaves it, and the next retention removes it.
+    or missing. What no record names is no damage: a crash leaves it, and the next retention removes it. Of a fork only
+    what it archived itself is read; the store that it comes from is verified by its own --cluster ID.
 
     \b
     Examples:
@@ -53,13 +55,25 @@ def verify(settings: Settings, url: str | None, cluster: str | None, workers: in
         with _Bar() as bar:
             report = verify_archive(archive.store, archive.cluster_id, workers, bar.show)
         seconds = time.monotonic() - began
+        parent = _parent(archive)
     if settings.as_json:
         output.write_json({"archive": archive.url, **report.describe(), "seconds": round(seconds, 3)})
     elif settings.output == "raw":
         _write_raw(report)
     else:
-        _write_for_people(archive.url, report, seconds)
+        _write_for_people(archive.url, report, seconds, parent)
     return 0 if report.is_whole else EXIT_UNHEALTHY
+
+
+def _parent(archive: Archive) -> str:
+    """Return the id of the store that this one was forked from; empty where there is none, or where that cannot be told."""
+    from kvserver.archive.catalog import read_cluster
+    from kvserver.archive.store import ObjectMissing
+    from kvserver.base.errors import Corruption
+
+    with contextlib.suppress(Corruption, ObjectMissing):  # the report names it
+        return read_cluster(archive.store, archive.cluster_id).parent_cluster_id.hex()
+    return ""
 
 
 class _Bar:
@@ -83,7 +97,7 @@ class _Bar:
         self._bar.show_bytes(done)
 
 
-def _write_for_people(url: str, report: VerifyReport, seconds: float) -> None:
+def _write_for_people(url: str, report: VerifyReport, seconds: float, parent: str) -> None:
     read_bytes = report.stored_bytes + report.file_bytes
     rate = f", {read_bytes / seconds / 1e6:,.1f} MB/s" if seconds else ""
     segments = f"{output.counted(report.segments, 'segment')}, {output.sized(report.stored_bytes)}"
@@ -97,6 +111,7 @@ def _write_for_people(url: str, report: VerifyReport, seconds: float) -> None:
             ("read", f"{output.sized(read_bytes)} in {shown_span(seconds * 1000)}{rate}"),
             ("can be restored", fields.shown_spans(report.restorable)),
             *(("gap", f"revisions {gap.first_revision} to {gap.last_revision}") for gap in report.gaps),
+            *([("not read", f"the log and backups of the store that it was forked from: --cluster {parent}")] if parent else []),
         ]
     )
     for one in report.damaged:

@@ -11,9 +11,9 @@ from kvctl import output
 from kvctl.command import Group
 from kvctl.commands import archive_fields as fields
 from kvctl.commands.archive import made_fields
-from kvctl.commands.archive_access import Archive, archive_options, locate, open_archive
+from kvctl.commands.archive_access import Archive, archive_options, locate, named_backup, open_archive
 from kvctl.confirmation import confirm
-from kvctl.failures import EXIT_NOT_FOUND, EXIT_UNHEALTHY, CtlError, as_ctl_error
+from kvctl.failures import EXIT_UNHEALTHY, as_ctl_error
 from kvctl.progress import ByteBar, Stages
 from kvctl.settings import Settings, command_options
 from kvctl.times import shown_moment
@@ -255,9 +255,4 @@ def find_backup(archive: Archive, text: str) -> BackupRecord:
     """Return the backup of a name, of the beginning of one, or the newest one; raise CtlError where that is not one."""
     from kvserver.archive.catalog import read_catalog
 
-    backups = read_catalog(archive.store, archive.cluster_id).backups
-    found = backups[-1:] if text == "latest" else tuple(record for record in backups if record.id.startswith(text))
-    if len(found) == 1:
-        return found[0]
-    what = f"{output.counted(len(found), 'backup')} begin with {text!r}" if found else f"there is no backup {text!r}"
-    raise CtlError("NO_SUCH_BACKUP", what, f"see: kvctl backup list --archive {archive.url}", EXIT_NOT_FOUND)
+    return named_backup(read_catalog(archive.store, archive.cluster_id).backups, text, archive.url)

@@ -12,7 +12,7 @@ import click
 from kvctl import output
 from kvctl.command import Command
 from kvctl.commands import archive_fields as fields
-from kvctl.commands.archive_access import Archive, Place, archive_options, open_archive
+from kvctl.commands.archive_access import Archive, Place, archive_options, named_backup, open_archive
 from kvctl.confirmation import confirm
 from kvctl.failures import EXIT_INTERRUPTED, CtlError
 from kvctl.progress import Stages
@@ -20,6 +20,7 @@ from kvctl.settings import Settings, command_options
 from kvctl.times import parse_moment_ms, shown_moment, shown_span
 
 if TYPE_CHECKING:
+    from kvserver.archive.catalog import Catalog
     from kvserver.archive.plan import RestorePlan, RestoreTarget
     from kvserver.archive.restore import RestoreDone
     from kvserver.archive.take_over import NewNode
@@ -47,6 +48,14 @@ STAGES = {"base": "fetching the backup", "log": "replaying the log"}
     help="The folder to restore into: new, empty, or that of a restore that was interrupted.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how it would be done, and what would be reached.")
+@click.option(
+    "--without-backup",
+    "left_out",
+    multiple=True,
+    metavar="ID",
+    help="Do not begin with this backup, a damaged one for instance. May be given several times.",
+)
+@click.option("--no-space-check", is_flag=True, help="Begin though the disk may be too small.")
 @click.option("--take-over", is_flag=True, help="Go on as the same store, not as a fork, and fence its old node off.")
 @click.option("--name", metavar="NAME", help="With --take-over: the name of the new node; this machine's unless given.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before --take-over.")
@@ -69,6 +78,8 @@ def restore(
     latest: bool,
     folder: Path | None,
     dry_run: bool,
+    left_out: tuple[str, ...],
+    no_space_check: bool,
     take_over: bool,
     name: str | None,
     yes: bool,
@@ -102,17 +113,20 @@ def restore(
     with open_archive(Place(url, cluster), "restore") as archive:
         from kvserver.archive.plan import RestoreTarget, make_plan
 
-        plan = make_plan(archive.store, archive.cluster_id, RestoreTarget(to_revision, time_ms))
-        begun = _begun(archive, plan, folder) if folder is not None else None
+        catalog, unused = _catalog(archive, left_out)
+        plan = make_plan(archive.store, archive.cluster_id, RestoreTarget(to_revision, time_ms), catalog=catalog)
+        begun = _begun(archive, plan, folder, take_over) if folder is not None else None
+        if begun is not None and begun.base is not None and begun.base.id in unused:
+            raise _begun_otherwise(begun.base.id, folder)
         plan = begun or plan
         if dry_run or not settings.as_json:
-            _tell_plan(settings, archive, plan, dry_run=dry_run, goes_on=begun is not None)
+            _tell_plan(settings, archive, plan, catalog, dry_run=dry_run, goes_on=begun is not None)
         if dry_run or folder is None:
             return
         if take_over:
             confirm(_question(plan), "nothing was restored", yes=yes)
         node = _node(name) if take_over else None
-        done = _carry_out(archive, plan, folder, workers, node)
+        done = _carry_out(archive, plan, folder, workers, node, check_space=not no_space_check)
     _tell_done(settings, archive, plan, folder, done, goes_on=take_over)
 
 
@@ -126,7 +140,23 @@ def _time_ms(revision: int | None, time: str | None, latest: bool) -> int | None
         raise click.UsageError(f"--to-time: {error}") from error
 
 
-def _begun(archive: Archive, plan: RestorePlan, folder: Path) -> RestorePlan | None:
+def _catalog(archive: Archive, left_out: tuple[str, ...]) -> tuple[Catalog, set[str]]:
+    """Read what the archive holds, without the backups that are to be left out; return their names too. Raises CtlError."""
+    from kvserver.archive.catalog import read_catalog, without
+
+    catalog = read_catalog(archive.store, archive.cluster_id)
+    backups = [named_backup(catalog.bases(), text, archive.url) for text in left_out]
+    for backup in backups:
+        catalog = without(catalog, backup.cluster_id, (), {backup.id})
+    return catalog, {backup.id for backup in backups}
+
+
+def _begun_otherwise(backup_id: str, folder: Path | None) -> CtlError:
+    message = f"the restore that was begun in {folder} goes on with the backup {backup_id}, which is to be left out"
+    return CtlError("TARGET_UNUSABLE", message, "name another folder, or remove that one")
+
+
+def _begun(archive: Archive, plan: RestorePlan, folder: Path, take_over: bool) -> RestorePlan | None:
     """Return the plan of the same restore that was begun in a folder before, which it goes on with; None where there is none."""
     from kvserver.archive.plan_record import plan_of
     from kvserver.base.environment import Environment
@@ -134,7 +164,8 @@ def _begun(archive: Archive, plan: RestorePlan, folder: Path) -> RestorePlan | N
     from kvserver.storage.restore_record import read_restore_record
 
     found = read_restore_record(Environment(), DataPaths(folder.absolute()))
-    if found is None or (found.archive_url, found.cluster_id) != (archive.url, plan.cluster_id):
+    wanted = (archive.url, plan.cluster_id, take_over)
+    if found is None or (found.archive_url, found.cluster_id, found.take_over) != wanted:
         return None
     with contextlib.suppress(ValueError, KeyError, TypeError):  # what does not check is told by who carries it out
         begun = plan_of(found.plan)
@@ -166,13 +197,15 @@ def _node(name: str | None) -> NewNode:
     return NewNode(name, LocalRegister, KIND)
 
 
-def _carry_out(archive: Archive, plan: RestorePlan, folder: Path, workers: int, node: NewNode | None) -> RestoreDone:
+def _carry_out(
+    archive: Archive, plan: RestorePlan, folder: Path, workers: int, node: NewNode | None, *, check_space: bool
+) -> RestoreDone:
     """Restore, and show how far it is."""
     from kvserver.archive.restore import RestoreOptions, RestoreProgress
     from kvserver.archive.restore import restore as carry_out
     from kvserver.base.environment import Environment
 
-    options = RestoreOptions(workers=workers, take_over=node is not None, node=node, own_process=True)
+    options = RestoreOptions(workers=workers, take_over=node is not None, node=node, check_space=check_space, own_process=True)
     with Stages() as bar:
 
         def show(progress: RestoreProgress) -> None:
@@ -194,7 +227,13 @@ def _interrupted(archive: Archive, plan: RestorePlan, folder: Path, node: NewNod
     return CtlError("INTERRUPTED", message, f"go on with: {shlex.join(words)}", EXIT_INTERRUPTED)
 
 
-def _tell_plan(settings: Settings, archive: Archive, plan: RestorePlan, *, dry_run: bool, goes_on: bool) -> None:
+def _tell_plan(
+    settings: Settings, archive: Archive, plan: RestorePlan, catalog: Catalog, *, dry_run: bool, goes_on: bool
+) -> None:
+    from kvserver.archive.plan import possible_spans
+    from kvserver.archive.restore import AHEAD_BYTES
+    from kvserver.archive.restore_target import room_bytes
+
     if settings.as_json:
         output.write_json({"dry_run": True, "archive": archive.url, **plan.describe()})
         return
@@ -210,7 +249,8 @@ def _tell_plan(settings: Settings, archive: Archive, plan: RestorePlan, *, dry_r
             ("reaches", f"revision {plan.revision}, as of {shown_moment(plan.time_ms)}"),
             ("begins with", _base(plan)),
             ("then", _log(plan)),
-            ("possible", f"revisions {plan.oldest_possible_revision} to {plan.end.revision}"),
+            ("room", f"up to {output.sized(room_bytes(plan.base_bytes, plan.raw_bytes, AHEAD_BYTES))} while it runs"),
+            ("possible", fields.shown_spans(possible_spans(catalog))),
             *([("goes on", "with what was begun in the folder before")] if goes_on else []),
             *(("note", fields.safe(note)) for note in plan.notes),
         ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from kvserver.archive.catalog import read_catalog
 from kvserver.archive.errors import damaged
-from kvserver.archive.plan import RestorePlan, RestoreTarget, make_plan, time_text
+from kvserver.archive.plan import RestorePlan, RestoreTarget, make_plan, possible_spans, time_text
 from kvserver.archive.plan_record import plan_fields, plan_of
 from kvserver.archive.records import RetentionRecord, encode_retention
 from kvserver.base.errors import Code, Corruption, RevisionError
@@ -124,6 +125,32 @@ def test_what_lies_outside_is_refused_with_what_is_possible() -> None:
         assert why in message and possible in message
     assert [plan(scene, revision).revision for revision in (6, 7, 8)] == [6, 7, 8]
     assert plan(scene, 6).oldest_possible_revision == 6
+
+
+def test_who_asks_for_what_is_not_archived_yet_is_told_how_to_get_it() -> None:
+    scene = simple()
+    hints = []
+    for target in (RestoreTarget(revision=99), RestoreTarget(time_ms=scene.now_ms + 60_000), RestoreTarget(time_ms=1)):
+        with pytest.raises(RevisionError) as caught:
+            plan(scene, target)
+        hints.append(caught.value.hint)
+    assert ["kvctl archive now" in hint for hint in hints] == [True, True, False]
+    assert "--latest" in hints[1]
+    name = scene.names.manifest(1, 1)
+    scene.objects[name] = scene.objects[name][:-2]
+    with pytest.raises(RevisionError) as caught:
+        plan(scene, 6)
+    assert "kvctl archive verify" in caught.value.hint
+
+
+def test_one_revision_is_not_called_a_span_and_times_are_told_in_their_order() -> None:
+    scene = simple(1)
+    gap = scene.gap(1, 1)
+    alone = scene.backup()
+    scene.segment()
+    assert f"; revision {alone.position.revision} ({time_text(alone.time_ms)})" in refusal(scene, gap.first_revision)
+    for span in possible_spans(read_catalog(scene.store, scene.cluster_id)):
+        assert span.first_time_ms <= span.last_time_ms
 
 
 def test_an_archive_without_a_commit_has_no_plan() -> None:

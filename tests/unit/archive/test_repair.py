@@ -124,8 +124,8 @@ def test_the_error_of_a_start_names_the_command(kept: ArchivedStore) -> None:
     spoil(kept, segments(kept)[1], "flipped")
     with pytest.raises(Corruption) as refused:
         open_store(kept.fs, seed=99)
-    assert "kvctl wal verify DATA_DIR" in refused.value.hint
-    assert "kvctl wal repair --data-dir DATA_DIR --from archive" in refused.value.hint
+    assert f"kvctl wal verify {PATHS.root};" in refused.value.hint
+    assert f"kvctl wal repair --data-dir {PATHS.root} --from archive" in refused.value.hint
     repaired(kept)
     open_store(kept.fs, seed=99)
 

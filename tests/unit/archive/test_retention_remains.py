@@ -115,6 +115,20 @@ def test_with_records_of_several_segments_what_is_possible_is_there(seed: int) -
         assert possible(scene)[-2:] == [scene.position.revision - 1, scene.position.revision]
 
 
+def test_what_was_given_up_before_a_gap_is_not_missed() -> None:
+    scene = ArchiveScene()
+    scene.begin()
+    scene.record(scene.put(2), scene.put(2))
+    scene.backup()
+    scene.gap(1)
+    scene.segment(2)
+    end = scene.backup().position
+    retained(scene, keep_backups=2)
+    check_whole(scene)
+    assert possible(scene) == [5, 8]
+    assert read_catalog(scene.store, scene.cluster_id).archived == end
+
+
 # An archive without log
 
 
@@ -216,6 +230,20 @@ def test_a_fork_s_only_base_is_not_deleted() -> None:
     assert possible(fork) == before
     delete_backup(environment(scene), scene.store, scene.cluster_id, base.id, force=True)
     assert base not in backups_of(scene)
+
+
+def test_what_is_gone_behind_a_fork_does_not_part_the_fork_from_what_it_needs() -> None:
+    scene = ArchiveScene()
+    scene.begin()
+    scene.record(scene.put(2, 2), scene.put(3))
+    fork = scene.fork(scene.entries[0].end)
+    fork.begin()
+    fork.segment(1)
+    scene.backup()
+    retained(scene, keep_backups=1)
+    assert possible(fork) == [2, 3, 4, 5, 6]
+    assert possible(scene) == [2, 3, 4, 5, 8]
+    check_whole(fork)
 
 
 # Verify

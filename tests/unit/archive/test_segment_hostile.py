@@ -94,7 +94,7 @@ def test_a_manifest_that_lies_is_refused(changes: dict[str, Any]) -> None:
         ({"stored_length": HEADER_LENGTH + TRAILER_LENGTH + 5 * BLOCK_INDEX_LENGTH}, "cannot hold 5 blocks"),
         ({"stored_length": (1 << 64) - 1}, "cannot hold 5 blocks and their index alone"),
         ({"stored_length": 500}, "goes on where it must end"),
-        ({"stored_length": 5_000}, "has ended after"),
+        ({"stored_length": 5_000}, "has ended before"),
         ({"start": Position(EPOCH, 1, bytes(16))}, "begins or ends elsewhere"),
         ({"end": Position(EPOCH, 4, bytes(16))}, "begins or ends elsewhere"),
         ({"first_time_ms": 1}, "of another time"),

@@ -9,9 +9,13 @@ import pytest
 
 from kvserver.archive.catalog import read_catalog
 from kvserver.archive.errors import ArchiveFenced
+from kvserver.archive.names import ArchiveNames
 from kvserver.archive.plan import RestoreTarget, make_plan
+from kvserver.archive.points import create_point, delete_point
+from kvserver.archive.records import RetentionRecord, encode_retention
 from kvserver.archive.restore import restore
 from kvserver.base.environment import Environment
+from kvserver.base.errors import RevisionError
 from kvserver.base.paths import DataPaths
 from kvserver.commit.requests import Put
 from kvserver.replication.local_register import LocalRegister
@@ -143,3 +147,21 @@ def test_the_archiver_goes_on_from_wherever_it_parted(revision: int) -> None:
     catalog = read_catalog(store, taker.names.cluster_id)
     assert not catalog.problems
     assert [(run.begin.revision, run.end.revision) for run in catalog.runs] == [(1, archived)]
+
+
+def test_a_point_behind_the_revision_is_named_before_anything_is_done(old: ArchivedStore) -> None:
+    create_point(old.store, old.cluster_id, "release", RestoreTarget(revision=6), "", old.env.clock)
+    with pytest.raises(RevisionError, match="the point release names revision 6") as refused:
+        old.restore(4, TARGET, take_over=True)
+    assert "kvctl archive point delete release" in refused.value.hint
+    assert not old.fs.exists(TARGET)
+    delete_point(old.store, old.cluster_id, "release")
+    taken_over(old, 4)
+
+
+def test_a_revision_that_retention_has_given_up_is_no_place_to_go_on_from(old: ArchivedStore) -> None:
+    names = ArchiveNames(old.cluster_id)
+    old.store.replace(names.retention, encode_retention(RetentionRecord(old.cluster_id, 7, 0)), None)
+    with pytest.raises(RevisionError, match="retention has given up what lies below revision 6"):
+        old.restore(4, TARGET, take_over=True)
+    old.restore(4, TARGET)

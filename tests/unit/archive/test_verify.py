@@ -169,7 +169,8 @@ def test_a_damaged_backup_prevents_only_what_nothing_else_leads_to() -> None:
     backup = scene.backup(files={"1.sst": b"rows"})
     name = scene.names.file(hashlib.sha256(b"rows").digest())
     scene.objects[name] = b"rowS"
-    assert only_damage(scene).prevents == "nothing; restores begin with an older base instead"
+    leave_out = f"kvctl restore --without-backup {backup.id}"
+    assert only_damage(scene).prevents == f"nothing, if restores begin with an older base: {leave_out}"
     scene.store.delete(scene.names.segment(scene.entries[0].id))
     report = verified(scene)
     assert report.lost == ((2, 7),)
@@ -228,7 +229,7 @@ def test_a_backup_that_the_log_does_not_pass_through_is_found() -> None:
     one = only_damage(scene)
     assert one.name == scene.names.backup(bad.id)
     assert "the log does not pass through its position" in one.what
-    assert one.prevents == "nothing; restores begin with an older base instead"
+    assert one.prevents == f"nothing, if restores begin with an older base: kvctl restore --without-backup {bad.id}"
 
 
 def test_a_backup_inside_a_frame_is_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import threading
@@ -89,3 +90,10 @@ def test_links_pipes_and_the_like_are_told_apart_without_being_followed(tmp_path
     assert fs.info(tmp_path / "file") == NameInfo("file", 5)
     for name in ("link", "dangling", "folder-link", "pipe"):
         assert fs.info(tmp_path / name) == NameInfo("other", 0)
+
+
+def test_a_file_system_that_nobody_has_any_more_holds_no_descriptor(tmp_path: Path) -> None:
+    before = _open_descriptors()
+    OsFileSystem().sync_dir(tmp_path)
+    gc.collect()
+    assert _open_descriptors() == before

@@ -40,6 +40,14 @@ def test_status_for_people_names_what_waits(kvctl: Any, fake: FakeServer) -> Non
     assert told["warning"] == "the archive is 61 seconds behind"
 
 
+def test_status_for_people_says_what_is_in_the_open_segment(kvctl: Any, fake: FakeServer) -> None:
+    fake.unarchived_segments = 0
+    assert "not archived     nothing" in kvctl("archive", "status").out.decode().splitlines()
+    kvctl("put", "a", "1")
+    kvctl("put", "b", "2")
+    assert "not archived     2 revisions, in the open segment" in kvctl("archive", "status").out.decode().splitlines()
+
+
 def test_status_forms(kvctl: Any, fake: FakeServer) -> None:
     fake.archive_step = admin_pb2.ARCHIVE_STEP_KEEPING_UP
     kvctl("backup", "create")

@@ -36,6 +36,7 @@ def test_a_flipped_bit_in_a_segment(offline: Any, archived: Archived, offset: in
     assert (found.exit_code, found.json["whole"]) == (5, False)
     (damage,) = found.json["damaged"]
     assert damage["name"] == name
+    assert damage["what"].startswith("damaged at offset ")
     assert damage["prevents"] == "revisions 5 to 9 cannot be restored"
     assert found.json["lost"] == [{"first_revision": 5, "last_revision": 9}]
     shown = offline("archive", "verify", "--archive", archived.url)
@@ -55,6 +56,18 @@ def test_a_missing_segment_and_a_missing_record(offline: Any, archived: Archived
     assert found.exit_code == 5
     assert [one["what"] for one in found.json["damaged"]] == ["the object is missing"]
     assert found.json["problems"]
+
+
+def test_of_a_fork_it_says_what_was_not_read(offline: Any, archived: Archived) -> None:
+    log_only(archived)
+    fork = archived.scene.fork()
+    fork.begin()
+    fork.segment(1)
+    there = ("archive", "verify", "--archive", archived.url)
+    shown = offline(*there, "--cluster", fork.cluster_id.hex()).out.decode()
+    parent = archived.scene.cluster_id.hex()
+    assert f"the log and backups of the store that it was forked from: --cluster {parent}" in shown
+    assert "not read" not in offline(*there, "--cluster", parent).out.decode()
 
 
 def test_what_no_record_names_is_no_damage(offline: Any, archived: Archived) -> None:

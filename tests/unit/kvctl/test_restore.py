@@ -49,7 +49,8 @@ def test_a_plan_is_shown_and_nothing_is_done(offline: Any, archived: Archived, t
     assert pairs["reaches"] == f"revision 5, as of {shown_moment(archived.scene.time_of[5])}"
     assert pairs["begins with"].startswith(f"backup {told['base']['id']}, revision 4 (2 files, ")
     assert pairs["then"].startswith("1 segment of the log (")
-    assert pairs["possible"] == "revisions 2 to 9"
+    assert pairs["room"].startswith("up to ")
+    assert pairs["possible"] == f"revisions 2 to 9, up to {shown_moment(archived.scene.now_ms - 1)}"
     assert shown[-1] == "nothing was restored"
     assert offline("restore", *there, "--latest", "-o", "raw").out == b"9\n"
     assert not target.exists()
@@ -172,9 +173,49 @@ def test_what_was_interrupted_is_gone_on_with(
     assert words[0] == "kvctl"
     log.scene.segment(2)
     planned = offline("restore", "--archive", log.url, "--to-revision", "9", "--target-dir", str(target), "--dry-run")
-    assert "goes on      with what was begun in the folder before" in planned.out.decode().splitlines()
+    goes_on = "goes on      with what was begun in the folder before"
+    assert goes_on in planned.out.decode().splitlines()
+    taking = ("--target-dir", str(target), "--take-over", "--dry-run")
+    assert goes_on not in offline("restore", "--archive", log.url, "--to-revision", "9", *taking).out.decode().splitlines()
     assert offline(*words[1:]).exit_code == 0
     assert is_finished(target)
+
+
+def test_a_damaged_backup_can_be_left_out(offline: Any, archived: Archived, tmp_path: Path) -> None:
+    """The error names how; what was begun with the backup goes on with it, so another folder is asked for."""
+    two_epochs(archived)
+    first, second = (one["id"] for one in offline("backup", "list", "--archive", archived.url, "-o", "json").json_lines)
+    listed = offline("backup", "info", "latest", "--archive", archived.url, "-o", "json").json["file_list"]
+    (only,) = (file for file in listed if file["file"].endswith(".sst"))
+    archived.flip(archived.scene.names.file(bytes.fromhex(only["sha256"])), 0)
+    there = ("restore", "--archive", archived.url, "--latest", "-o", "json")
+    damaged = offline(*there, "--target-dir", str(tmp_path / "a"))
+    assert (damaged.exit_code, damaged.error["code"]) == (5, "CORRUPTION")
+    assert damaged.error["hint"].endswith(f"kvctl restore --without-backup {second}")
+    again = offline(*there, "--target-dir", str(tmp_path / "a"), "--without-backup", second)
+    assert (again.exit_code, again.error["code"]) == (1, "TARGET_UNUSABLE")
+    assert second in again.error["message"]
+    planned = offline(*there, "--dry-run", "--without-backup", "latest").json
+    assert (planned["revision"], planned["base"]["id"]) == (9, first)
+    left_out = ("--without-backup", first, "--without-backup", second)
+    done = offline(*there, "--target-dir", str(tmp_path / "b"), *left_out)
+    assert done.exit_code == 0, done.err
+    assert (done.exit_code, done.json["revision"], done.json["base"]) == (0, 9, None)
+    unknown = offline(*there, "--dry-run", "--without-backup", "zz")
+    assert (unknown.exit_code, unknown.error["code"]) == (6, "NO_SUCH_BACKUP")
+
+
+def test_a_disk_that_seems_too_small_is_refused_unless_it_is_meant(
+    offline: Any, log: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvserver.base.fs import OsFileSystem
+
+    monkeypatch.setattr(OsFileSystem, "free_bytes", lambda self, path: 1 << 20)
+    there = ("restore", "--archive", log.url, "--latest", "--target-dir", str(tmp_path / "target"), "-o", "json")
+    refused = offline(*there)
+    assert (refused.exit_code, refused.error["code"]) == (1, "DISK_FULL")
+    assert "--no-space-check" in refused.error["hint"]
+    assert offline(*there, "--no-space-check").exit_code == 0
 
 
 def test_taking_over_must_be_meant(offline: Any, log: Archived, tmp_path: Path, on_a_terminal: Callable[[str], None]) -> None:
