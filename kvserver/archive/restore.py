@@ -346,8 +346,8 @@ def _naming_other_bases(base: BackupRecord) -> Iterator[None]:
         yield
     except (Corruption, ObjectMissing) as error:
         error.hint = (
-            "put the object back from a copy of the archive and run the same command again; or restore with an older backup, "
-            f"into another folder: kvctl restore --without-backup {base.id}"
+            "put the object back from a copy of the archive and run the same command again; or restore into another folder, "
+            f"with an older backup: add --without-backup {base.id} (kvctl archive verify names all that are damaged)"
         )
         raise
 

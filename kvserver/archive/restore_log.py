@@ -49,13 +49,13 @@ class Group(NamedTuple):
 
 
 def parts_behind(legs: Sequence[Leg], position: Position, revision: int) -> list[Part]:
-    """Return the segments that lead from a position on, oldest first, as far as the revision."""
+    """Return the segments that lead from a position on, oldest first, as far as the revision; none that holds no commit."""
     parts = []
     for leg in legs:
         left = leg.upto is not None and leg.upto.revision <= position.revision
         if leg.epoch.number < position.epoch.number or (leg.epoch.number == position.epoch.number and left):
             continue
-        wanted = (one for one in leg.entries if one.end.revision > position.revision and one.start.revision < revision)
+        wanted = (one for one in leg.with_commits if one.end.revision > position.revision and one.start.revision < revision)
         parts += [Part(leg, entry) for entry in wanted]
     return parts
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from kvserver.archive.lineage import creation
 from kvserver.archive.names import parse_segment
 from kvserver.archive.plan import RestoreTarget, make_plan
 from kvserver.archive.restore import RestoreOptions, RestoreProgress, restore
+from kvserver.archive.restore_log import parts_behind
 from kvserver.base.environment import Environment
 from kvserver.base.limits import MIB
 from kvserver.base.paths import DataPaths
@@ -228,6 +230,16 @@ def test_the_collector_rests_where_that_is_allowed_and_works_again_behind_it(kep
     assert gc.isenabled()
     with pytest.raises(ValueError, match="who takes over"):
         restore(kept.env, kept.store, kept.plan(), TARGET, RestoreOptions(take_over=True))
+
+
+def test_segments_without_commits_are_not_fetched() -> None:
+    """In the scratch folder a segment's file is called after epoch and first revision, which one behind it may share."""
+    scene = ArchiveScene()
+    scene.begin()
+    segments = [scene.segment(1), scene.segment(), scene.segment(2)]
+    plan = make_plan(scene.store, scene.cluster_id, RestoreTarget())
+    parts = parts_behind(plan.legs, creation(scene.cluster_id), plan.revision)
+    assert [part.entry for part in parts] == [segments[0], segments[2]]
 
 
 def test_on_a_real_disk_with_real_tables(tmp_path: Path) -> None:

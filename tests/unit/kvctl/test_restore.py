@@ -191,7 +191,7 @@ def test_a_damaged_backup_can_be_left_out(offline: Any, archived: Archived, tmp_
     there = ("restore", "--archive", archived.url, "--latest", "-o", "json")
     damaged = offline(*there, "--target-dir", str(tmp_path / "a"))
     assert (damaged.exit_code, damaged.error["code"]) == (5, "CORRUPTION")
-    assert damaged.error["hint"].endswith(f"kvctl restore --without-backup {second}")
+    assert f"--without-backup {second} " in damaged.error["hint"]
     again = offline(*there, "--target-dir", str(tmp_path / "a"), "--without-backup", second)
     assert (again.exit_code, again.error["code"]) == (1, "TARGET_UNUSABLE")
     assert second in again.error["message"]
