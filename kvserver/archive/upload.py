@@ -10,7 +10,6 @@ and must decode to the same segment. Anything else under the name is damage, and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ from kvserver.archive.segment_reading import read_entry
 from kvserver.archive.segment_writing import CompressOptions, SegmentCompressor
 from kvserver.archive.store import ObjectExists, Store
 from kvserver.base import failpoints
+from kvserver.base.coding import crc32c
 from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption
 from kvserver.base.fs import opened
@@ -88,7 +88,7 @@ class Uploader:
             except ObjectExists:
                 return self._found(info)
         failpoints.hit("archive.after_put")
-        self._read_back(name, compressor.stored_length, compressor.stored_sha256)
+        self._read_back(name, compressor.stored_length, compressor.stored_crc)
         failpoints.hit("archive.after_read_back")
         return compressor.entry
 
@@ -98,13 +98,13 @@ class Uploader:
         failpoints.hit("archive.after_read_back")
         return entry
 
-    def _read_back(self, name: str, length: int, sha256: bytes) -> None:
+    def _read_back(self, name: str, length: int, crc: int) -> None:
         """Read the object that was just created, and compare it with what was sent. Raises Corruption."""
-        digest, read = hashlib.sha256(), 0
+        found, read = 0, 0
         for piece in self._store.stream(name):
-            digest.update(piece)
+            found = crc32c(found, piece)
             read += len(piece)
-        if (read, digest.digest()) != (length, sha256):
+        if (read, found) != (length, crc):
             raise damaged(name, 0, f"it was just put with {length} bytes, and other ones are read back ({read} bytes)")
 
     def _dictionary_for(self, raw_length: int) -> Dictionary | None:

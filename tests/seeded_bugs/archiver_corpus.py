@@ -54,7 +54,7 @@ ARCHIVER_CORPUS = (
     SeededBug(
         "read_back_skipped",
         "kvserver/archive/upload.py",
-        (("        self._read_back(name, compressor.stored_length, compressor.stored_sha256)\n", ""),),
+        (("        self._read_back(name, compressor.stored_length, compressor.stored_crc)\n", ""),),
         ARCHIVER_FAULTS,
         "litestream 752: uploads that returned success, and nothing that could be restored",
     ),

@@ -23,6 +23,8 @@ LEVELS = (1, 3)
 SEGMENTS, SEGMENT_BYTES = 10, 10 * 1024 * 1024
 RESTORED_VALUE_BYTES = 1024
 KEPT_SHARE = 0.85
+TRIES = 3
+"""Of each way and of zstd the fastest of so many counts, in each round."""
 
 TEXT = f"""\
 {SEGMENTS} sealed segments of 10 MB, archived into a folder on the same disk. *Held up*: by how much the timers of an event loop
@@ -67,17 +69,19 @@ class Archive:
     def _zstd(self, run: Run, level: int, whole: Path) -> None:
         command = ["zstd", "-T2", f"-{level}", "-q", "-f", "-k", str(whole), "-o", f"{whole}.zst"]
         run.command("zstd", command)
-        seconds = min(execute(command, timeout_s=60).seconds for _ in range(3))
+        seconds = min(execute(command, timeout_s=60).seconds for _ in range(TRIES))
         run.record(f"archive/{level}/zstd.seconds", seconds)
         run.say(f"zstd -T2 -{level}: {seconds * 1000:.0f} ms")
 
     def _mode(self, run: Run, level: int, mode: str, folder: Path) -> None:
-        with emptied(folder / "archive") as target:
-            command = ["archive_modes.py", mode, str(level), str(folder), str(target)]
-            run.command(
-                "ten segments", ["python", "scripts/bench/archive_modes.py", mode, str(level), "DIR/segments", "DIR/archive"]
-            )
-            values = json.loads(bench(command))
+        command = ["archive_modes.py", mode, str(level), str(folder), str(folder / "archive")]
+        shown = ["python", "scripts/bench/archive_modes.py", mode, str(level), "DIR/segments", "DIR/archive"]
+        run.command("ten segments", shown)
+        tries = []
+        for _ in range(TRIES):
+            with emptied(folder / "archive"):
+                tries.append(json.loads(bench(command)))
+        values = min(tries, key=lambda one: one["seconds"])
         for part, value in values.items():
             run.record(f"archive/{level}/{mode}.{part}", value)
         run.say(f"level {level}, {mode}: {values['seconds'] * 1000:.0f} ms, held up {values['late_ms']:.0f} ms")
@@ -109,9 +113,10 @@ class Archive:
                     bench(fill, timeout_s=300 + keys / 2_000)
                     kvctl(run, "archive now", "archive", "now", server=server)
                     revision = json.loads(kvctl(run, "status", "status", "-o", "json", server=server))["visible_revision"]
-                    self._restore(run, folder, url, revision - keys // 10)
                     self._backup(run, folder, server)
-                    self._verify(run, folder, url)
+                # The machine's node is gone, and the backup lies behind the revision asked for: all of it comes from the log.
+                self._verify(run, folder, url)
+                self._restore(run, folder, url, revision - keys // 10)
 
         return measure
 
@@ -171,7 +176,7 @@ class Archive:
         rows = []
         for what, wanted, holds, reached, unit in targets(run):
             median = sorted(reached.values())[len(reached) // 2] if reached else None
-            met = "not measured" if median is None else "yes" if holds(median) else "**no**"
+            met = "not measured" if median is None else "" if not wanted else "yes" if holds(median) else "**no**"
             rows.append([what, wanted, render.rounds(reached, unit), met])
         return render.table(["what", "wanted", "reached", "met"], rows)
 
@@ -226,7 +231,13 @@ def targets(run: Run) -> list[Wanted]:
             ratio_rounds(rounds("archive/restore.stored_mb"), rounds("archive/restore.plain_read_s")),
             " MB/s",
         ),
-        Wanted("verify, raw log", "200 MB/s a core", lambda value: value >= 200, rounds("archive/verify.mb_per_core"), " MB/s"),
+        Wanted(
+            "verify of raw log, backup read too",
+            "200 MB/s a core",
+            lambda value: value >= 200,
+            rounds("archive/verify.mb_per_core"),
+            " MB/s",
+        ),
         Wanted(
             f"backup of {render.median(figures, 'archive/backup.mb')} MB to `cp` and `sync`",
             "1.5 times",
