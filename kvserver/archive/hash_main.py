@@ -11,11 +11,11 @@ from pathlib import Path
 
 from kvserver.archive.helper import Fields, Helper, run_helper
 from kvserver.archive.record_fields import Fields as RecordFields
-from kvserver.archive.record_fields import position_fields
 from kvserver.base.clock import SystemClock
 from kvserver.base.errors import Code, InvalidRequest
 from kvserver.base.limits import MIB
 from kvserver.base.paths import DataPaths
+from kvserver.base.record_file import position_fields
 from kvserver.storage.content_hash import ContentHash, content_hash
 
 _MODULE = "kvserver.archive.hash_main"

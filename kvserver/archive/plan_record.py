@@ -12,8 +12,9 @@ from kvserver.archive.lineage import Leg
 from kvserver.archive.manifest_chain import check_continues
 from kvserver.archive.names import SegmentId
 from kvserver.archive.plan import RestorePlan, RestoreTarget
-from kvserver.archive.record_fields import Fields, epoch_fields, position_fields
+from kvserver.archive.record_fields import Fields, epoch_fields
 from kvserver.archive.records import BackupRecord, SegmentEntry, decode_backup, encode_backup
+from kvserver.base.record_file import position_fields
 from kvserver.base.types import CHAIN_LENGTH, Epoch, Position
 
 

@@ -99,9 +99,3 @@ def checked_text(name: str, value: str) -> str:
 def epoch_fields(epoch: Epoch) -> dict[str, Any]:
     """Return the fields of an epoch."""
     return {"number": epoch.number, "nonce": epoch.nonce}
-
-
-def position_fields(position: Position) -> dict[str, Any]:
-    """Return the fields of a position."""
-    epoch = position.epoch
-    return {"epoch": epoch.number, "nonce": epoch.nonce, "revision": position.revision, "chain": position.chain.hex()}

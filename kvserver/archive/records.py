@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from kvserver.archive.errors import damaged
 from kvserver.archive.names import BACKUP_ID, POINT_NAME, SegmentId
-from kvserver.archive.record_fields import Fields, checked_text, epoch_fields, position_fields
+from kvserver.archive.record_fields import Fields, checked_text, epoch_fields
 from kvserver.base.errors import Corruption
 from kvserver.base.limits import MIB
-from kvserver.base.record_file import decode_record, encode_record
+from kvserver.base.record_file import decode_record, encode_record, position_fields
 from kvserver.base.types import Epoch, Position
 
 MAX_RECORD_BYTES = 16 * MIB

@@ -24,7 +24,8 @@ def change_retention(store: Store, names: ArchiveNames, change: Callable[[Retent
     ``change`` is called again where another writer was quicker; what it raises ends it. The first revision never goes back.
     Raises Corruption, ReplaceConflict where others go on being quicker, StoreError: then it may have been replaced or not.
     """
-    for attempt in range(_ATTEMPTS):
+    attempts_left = _ATTEMPTS
+    while True:
         current, token = _read(store, names)
         before = current if current is not None else RetentionRecord(names.cluster_id, 0, 0)
         after = change(before)
@@ -36,9 +37,9 @@ def change_retention(store: Store, names: ArchiveNames, change: Callable[[Retent
             store.replace(names.retention, encode_retention(after), token)
             return after
         except ReplaceConflict:
-            if attempt == _ATTEMPTS - 1:
+            attempts_left -= 1
+            if not attempts_left:
                 raise
-    raise AssertionError("not reached")
 
 
 def _read(store: Store, names: ArchiveNames) -> tuple[RetentionRecord | None, str | None]:

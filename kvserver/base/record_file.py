@@ -7,6 +7,7 @@ from typing import Any
 
 from kvserver.base.coding import crc32c
 from kvserver.base.errors import Corruption
+from kvserver.base.types import Position
 
 _CRC = "crc32c"
 
@@ -27,6 +28,12 @@ def decode_record(path: object, data: bytes) -> dict[str, Any]:
     if not matches:
         raise Corruption(path, 0, "the checksum does not match the fields")
     return fields
+
+
+def position_fields(position: Position) -> dict[str, Any]:
+    """Return the fields by which records name a position."""
+    epoch = position.epoch
+    return {"epoch": epoch.number, "nonce": epoch.nonce, "revision": position.revision, "chain": position.chain.hex()}
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption
 from kvserver.base.fs import create_once, read_file
 from kvserver.base.paths import DataPaths
-from kvserver.base.record_file import decode_record, encode_record
+from kvserver.base.record_file import decode_record, encode_record, position_fields
 from kvserver.base.types import Epoch, Position
 
 _STORE = "kvserver checkpoint"
@@ -35,9 +35,9 @@ def write_origin(env: Environment, paths: DataPaths, origin: Origin) -> None:
         "store": _STORE,
         "cluster_id": origin.cluster_id.hex(),
         "node_name": origin.node_name,
-        "position": _position_fields(origin.position),
+        "position": position_fields(origin.position),
         "epochs": [
-            {"number": epoch.number, "nonce": epoch.nonce, "began": _position_fields(began)} for epoch, began in origin.epochs
+            {"number": epoch.number, "nonce": epoch.nonce, "began": position_fields(began)} for epoch, began in origin.epochs
         ],
         "made_ms": origin.made_ms,
     }
@@ -61,11 +61,6 @@ def read_origin(env: Environment, paths: DataPaths) -> Origin | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Corruption(paths.origin, 0, f"a field is missing or of another kind: {error}") from error
-
-
-def _position_fields(position: Position) -> dict[str, Any]:
-    epoch = position.epoch
-    return {"epoch": epoch.number, "nonce": epoch.nonce, "revision": position.revision, "chain": position.chain.hex()}
 
 
 def _position(fields: dict[str, Any]) -> Position:

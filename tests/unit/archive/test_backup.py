@@ -24,52 +24,17 @@ from kvserver.base.errors import Code, Corruption, InvalidRequest
 from kvserver.base.fs import File, read_file
 from kvserver.base.paths import DataPaths
 from kvserver.commit.requests import CompactHistory, Put
-from kvserver.engine.database import Database
 from kvserver.storage.content_hash import content_hash
 from kvserver.storage.origin import Origin, write_origin
 from kvserver.storage.rocks import RocksTables, open_reader
 from kvserver.storage.rows import FLUSHED_KEY, Flushed, data_key, encode_flushed, encode_version
 from support.archived_store import ArchivedStore, all_of
+from support.backups import files, kill, objects, restored
 from support.fault_store import FaultStore, StoreFault, ambiguous, failing_store_calls, partial_upload
 from support.faultfs import ProcessKilled
 from support.memfs import MemoryFile, MemoryFileSystem
 from support.memory_store import MemoryStore
 from support.twin_tables import TwinTables
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Any:
-    yield
-    failpoints.disarm_all()
-
-
-@pytest.fixture
-def kept() -> ArchivedStore:
-    """A store with three commits, the last of them a second younger."""
-    kept = ArchivedStore()
-    kept.group(Put(1, b"a", b"1"), Put(1, b"b", b"2"))
-    kept.group(Put(1, b"a", b"3"))
-    return kept
-
-
-def objects(kept: ArchivedStore) -> dict[str, bytes]:
-    store = kept.store.inner if isinstance(kept.store, FaultStore) else kept.store
-    assert isinstance(store, MemoryStore)
-    return store.objects
-
-
-def files(kept: ArchivedStore) -> set[str]:
-    return {name for name in objects(kept) if parse_file(name)}
-
-
-def restored(kept: ArchivedStore, target: str = "/restored/it") -> Database:
-    kept.restore(target=Path(target))
-    return kept.open_copy(Path(target))
-
-
-def kill() -> None:
-    raise ProcessKilled
-
 
 # What is in one
 

@@ -12,52 +12,15 @@ from kvserver.archive.backup_files import BackupProgress
 from kvserver.archive.catalog import read_catalog
 from kvserver.archive.file_sweep import announced_backup, sweep_files
 from kvserver.archive.folder_store import FolderStore
-from kvserver.archive.names import parse_file
 from kvserver.archive.records import PointRecord, encode_point
 from kvserver.base import failpoints
 from kvserver.base.errors import Corruption, InvalidRequest, Refused
 from kvserver.base.fs import OsFileSystem
 from kvserver.commit.requests import Put
-from kvserver.engine.database import Database
 from support.archived_store import ArchivedStore, all_of
-from support.fault_store import FaultStore
+from support.backups import files, kill, objects, restored
 from support.faultfs import ProcessKilled
 from support.memory_store import MemoryStore
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Any:
-    yield
-    failpoints.disarm_all()
-
-
-@pytest.fixture
-def kept() -> ArchivedStore:
-    """A store with three commits, the last of them a second younger."""
-    kept = ArchivedStore()
-    kept.group(Put(1, b"a", b"1"), Put(1, b"b", b"2"))
-    kept.group(Put(1, b"a", b"3"))
-    return kept
-
-
-def objects(kept: ArchivedStore) -> dict[str, bytes]:
-    store = kept.store.inner if isinstance(kept.store, FaultStore) else kept.store
-    assert isinstance(store, MemoryStore)
-    return store.objects
-
-
-def files(kept: ArchivedStore) -> set[str]:
-    return {name for name in objects(kept) if parse_file(name)}
-
-
-def restored(kept: ArchivedStore, target: str = "/restored/it") -> Database:
-    kept.restore(target=Path(target))
-    return kept.open_copy(Path(target))
-
-
-def kill() -> None:
-    raise ProcessKilled
-
 
 # Verify
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from support.logs import PATHS
 from support.memfs import MemoryFileSystem
 from support.memory_store import MemoryStore
 from support.stores import open_store
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Iterator[None]:
-    yield
-    failpoints.disarm_all()
 
 
 def made() -> ArchivedStore:

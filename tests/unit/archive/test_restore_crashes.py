@@ -7,7 +7,6 @@ import dataclasses
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ from support.stores import open_store
 TARGET = Path("/restored/it")
 PATHS = DataPaths(TARGET)
 NAMES = [name for name in failpoints.ARCHIVE_NAMES if name.startswith("restore.")]
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Iterator[None]:
-    yield
-    failpoints.disarm_all()
 
 
 def made() -> ArchivedStore:
