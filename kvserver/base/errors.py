@@ -8,6 +8,8 @@
     ├── OutcomeUnknown        may or may not be written; only an idempotent repeat is safe
     ├── DeadlinePassed        a read or a wait ran out of time
     ├── NotServing            the node is starting, stopping or has failed
+    ├── NotPrimary            the node takes no writes; names who does
+    ├── ReplicationError      two nodes cannot work together, or a node cannot become primary
     ├── Corruption            what is on disk does not check; names file, offset and remedy
     └── OpenRefused           the data folder cannot be opened (foreign, newer, in use, unwritable)
 
@@ -44,10 +46,12 @@ class Code(enum.IntEnum):
     COMPACTED = 42
     HISTORY_LOST = 43
     NO_RESTORE_PLAN = 44
+    STALE = 45
 
     NOT_WRITTEN = 60
     OUTCOME_UNKNOWN = 61
     DEADLINE = 62
+    OUTCOME_EXPIRED = 63
 
     OVERLOADED = 80
     DISK_FULL = 81
@@ -60,6 +64,12 @@ class Code(enum.IntEnum):
     ARCHIVE_UNAVAILABLE = 88
     ARCHIVE_BEHIND = 89
     ARCHIVE_FENCED = 90
+    NOT_PRIMARY = 91
+    WRONG_PEER = 92
+    FENCED = 93
+    REGISTER_UNAVAILABLE = 94
+    PROMOTION_REFUSED = 95
+    POLICY_UNMET = 96
 
     INTERNAL = 99
 
@@ -146,6 +156,22 @@ class NotServing(KvError):
 
     def __init__(self, message: str = "the node does not serve", code: Code = Code.NOT_SERVING) -> None:
         super().__init__(code, message, "see its state with: kvctl status")
+
+
+class NotPrimary(KvError):
+    """The node takes no writes: certainly not written. ``primary`` is the address of who does; empty: not known."""
+
+    def __init__(self, primary: str = "") -> None:
+        where = f"; the primary is {primary}" if primary else "; it does not know who is primary"
+        hint = f"send writes to {primary}" if primary else "see who is primary with: kvctl cluster status"
+        super().__init__(Code.NOT_PRIMARY, f"this node is no primary and takes no writes{where}", hint)
+        self.primary = primary
+        if primary:
+            self.details["primary"] = primary
+
+
+class ReplicationError(KvError):
+    """Two nodes cannot work together, a register cannot be used, or a node cannot become primary; the code says which."""
 
 
 class Corruption(KvError):

@@ -18,6 +18,12 @@
     RESTORE                                   the folder is being restored and is no store yet: from what, up to where
     restore/wal/...                           segments that a restore has fetched; gone when it ends
     restore/<n>.part                          what is being fetched
+    PROMISE                                   the highest epoch that the node has promised to obey; replaced
+    SLOTS                                     who follows, and from where on the log is held for each; replaced
+    incoming/                                 a copy of the store that is to take the place of the one there is: wal/, tables/, ORIGIN
+    SWAP                                      it is whole, and taking its place; a start goes on with that
+    replaced/                                 what it took the place of; removed when it has
+    lost/<segment name>                       what this node wrote and the cluster went on without; readable, never used again
 
 Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
 
@@ -40,6 +46,7 @@ TOP_LEVEL_NAMES = frozenset(
     {
         *("LOCK", "IDENTITY", "IDENTITY.tmp", "ORIGIN", "ORIGIN.tmp", "wal", "epochs", "tables", "building"),
         *("BALLAST", "scratch", "archive", "RESTORE", "RESTORE.tmp", "restore", "lost+found"),
+        *("PROMISE", "PROMISE.tmp", "SLOTS", "SLOTS.tmp", "incoming", "SWAP", "SWAP.tmp", "replaced", "lost"),
     }
 )
 """What may lie in a data folder; a freshly made file system adds the last one."""
@@ -72,6 +79,15 @@ class DataPaths:
         self.restore = root / "RESTORE"
         self.restore_temporary = root / "RESTORE.tmp"
         self.restoring = root / "restore"
+        self.promise = root / "PROMISE"
+        self.promise_temporary = root / "PROMISE.tmp"
+        self.slots = root / "SLOTS"
+        self.slots_temporary = root / "SLOTS.tmp"
+        self.incoming = root / "incoming"
+        self.swap = root / "SWAP"
+        self.swap_temporary = root / "SWAP.tmp"
+        self.replaced = root / "replaced"
+        self.lost = root / "lost"
 
     def being_fetched(self, number: int) -> Path:
         """Return the path under which a restore fetches a file or a segment before it has its place."""

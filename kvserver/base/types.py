@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import NamedTuple
 
 SYSTEM_NAMESPACE = 0
@@ -19,6 +20,13 @@ CREATION_REVISION = 1
 
 CHAIN_LENGTH = 16
 """Bytes of a chain hash."""
+
+
+class Role(enum.Enum):
+    """The part that a node plays."""
+
+    PRIMARY = "primary"
+    FOLLOWER = "follower"
 
 
 class Epoch(NamedTuple):
@@ -38,6 +46,16 @@ class Position(NamedTuple):
     epoch: Epoch
     revision: int
     chain: bytes
+
+
+class LogEnd(NamedTuple):
+    """Where a log ends on disk: the position behind its last frame, and the place of that frame's end."""
+
+    position: Position
+    segment_id: int
+    """0: there is no segment, the tables hold everything up to the position."""
+    offset: int
+    """The length of the segment up to there, in bytes."""
 
 
 class Version(NamedTuple):

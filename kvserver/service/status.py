@@ -70,10 +70,13 @@ CANONICAL: Mapping[Code, Canonical] = {
     # for instance of a MEMORY write that a crash took back, and must decide anew.
     Code.HISTORY_LOST: Canonical.FAILED_PRECONDITION,
     Code.NO_RESTORE_PLAN: Canonical.OUT_OF_RANGE,
+    # Another node may be fresher; the same one may be in a moment. Nothing that a generic client should decide.
+    Code.STALE: Canonical.FAILED_PRECONDITION,
     # Certainly not written: a generic client may and should repeat it.
     Code.NOT_WRITTEN: Canonical.UNAVAILABLE,
     Code.OUTCOME_UNKNOWN: Canonical.UNKNOWN,
     Code.DEADLINE: Canonical.DEADLINE_EXCEEDED,
+    Code.OUTCOME_EXPIRED: Canonical.FAILED_PRECONDITION,
     Code.OVERLOADED: Canonical.RESOURCE_EXHAUSTED,
     Code.DISK_FULL: Canonical.RESOURCE_EXHAUSTED,
     Code.MEMORY_FULL: Canonical.RESOURCE_EXHAUSTED,
@@ -85,6 +88,13 @@ CANONICAL: Mapping[Code, Canonical] = {
     Code.ARCHIVE_UNAVAILABLE: Canonical.RESOURCE_EXHAUSTED,
     Code.ARCHIVE_BEHIND: Canonical.RESOURCE_EXHAUSTED,
     Code.ARCHIVE_FENCED: Canonical.FAILED_PRECONDITION,
+    # Nothing was written, but repeating it here leads nowhere: the details name the node to go to.
+    Code.NOT_PRIMARY: Canonical.FAILED_PRECONDITION,
+    Code.WRONG_PEER: Canonical.FAILED_PRECONDITION,
+    Code.FENCED: Canonical.FAILED_PRECONDITION,
+    Code.REGISTER_UNAVAILABLE: Canonical.RESOURCE_EXHAUSTED,
+    Code.PROMOTION_REFUSED: Canonical.FAILED_PRECONDITION,
+    Code.POLICY_UNMET: Canonical.RESOURCE_EXHAUSTED,
     # Nothing of such a request was carried out; another node, or this one after its restart, may take it.
     Code.LOG_FAILED: Canonical.UNAVAILABLE,
     Code.NOT_SERVING: Canonical.UNAVAILABLE,

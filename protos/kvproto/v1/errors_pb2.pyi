@@ -67,12 +67,16 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
     NO_RESTORE_PLAN: _ErrorCode.ValueType  # 44
     """The archive does not hold what restoring the revision or time asked for needs; the message names what is missing."""
+    STALE: _ErrorCode.ValueType  # 45
+    """The node follows another one, and is not as fresh as was asked for, or cannot say how fresh it is."""
     NOT_WRITTEN: _ErrorCode.ValueType  # 60
     """The write was refused before it was given a revision: it is certain that it was not written."""
     OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 61
     """The write was given a revision, but whether it is durable is not known; it may or may not be there."""
     DEADLINE: _ErrorCode.ValueType  # 62
     """The time allowed ran out while a read or a wait was under way; nothing was changed."""
+    OUTCOME_EXPIRED: _ErrorCode.ValueType  # 63
+    """The write's idempotency key is older than the window in which answers are remembered: it was not executed now, perhaps it was before."""
     OVERLOADED: _ErrorCode.ValueType  # 80
     """More writes are waiting than the node admits; nothing was written. Try again after a pause."""
     DISK_FULL: _ErrorCode.ValueType  # 81
@@ -95,6 +99,18 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """The archive is so far behind that no more is written until it has caught up; nothing was written."""
     ARCHIVE_FENCED: _ErrorCode.ValueType  # 90
     """Another primary has taken this store's archive over; this node must not write to it any more."""
+    NOT_PRIMARY: _ErrorCode.ValueType  # 91
+    """The node takes no writes; the detail `primary` names who does, where that is known. Nothing was written."""
+    WRONG_PEER: _ErrorCode.ValueType  # 92
+    """The two nodes do not belong together: another cluster, another register, a node itself, or a circle."""
+    FENCED: _ErrorCode.ValueType  # 93
+    """A higher epoch was promised or begun; what was asked for belongs to a lower one."""
+    REGISTER_UNAVAILABLE: _ErrorCode.ValueType  # 94
+    """The register, where epochs are claimed, cannot be reached, or refuses."""
+    PROMOTION_REFUSED: _ErrorCode.ValueType  # 95
+    """The node cannot become primary; the message says what it lacks."""
+    POLICY_UNMET: _ErrorCode.ValueType  # 96
+    """The members that the policy asks for cannot be reached, so this is not shown or acknowledged."""
     INTERNAL: _ErrorCode.ValueType  # 99
     """A fault in the server itself; the server's log has the details."""
 
@@ -141,12 +157,16 @@ HISTORY_LOST: ErrorCode.ValueType  # 43
 """The session's position is not part of this node's history; the details `next_epoch` and `branch_revision` name where the histories part."""
 NO_RESTORE_PLAN: ErrorCode.ValueType  # 44
 """The archive does not hold what restoring the revision or time asked for needs; the message names what is missing."""
+STALE: ErrorCode.ValueType  # 45
+"""The node follows another one, and is not as fresh as was asked for, or cannot say how fresh it is."""
 NOT_WRITTEN: ErrorCode.ValueType  # 60
 """The write was refused before it was given a revision: it is certain that it was not written."""
 OUTCOME_UNKNOWN: ErrorCode.ValueType  # 61
 """The write was given a revision, but whether it is durable is not known; it may or may not be there."""
 DEADLINE: ErrorCode.ValueType  # 62
 """The time allowed ran out while a read or a wait was under way; nothing was changed."""
+OUTCOME_EXPIRED: ErrorCode.ValueType  # 63
+"""The write's idempotency key is older than the window in which answers are remembered: it was not executed now, perhaps it was before."""
 OVERLOADED: ErrorCode.ValueType  # 80
 """More writes are waiting than the node admits; nothing was written. Try again after a pause."""
 DISK_FULL: ErrorCode.ValueType  # 81
@@ -169,6 +189,18 @@ ARCHIVE_BEHIND: ErrorCode.ValueType  # 89
 """The archive is so far behind that no more is written until it has caught up; nothing was written."""
 ARCHIVE_FENCED: ErrorCode.ValueType  # 90
 """Another primary has taken this store's archive over; this node must not write to it any more."""
+NOT_PRIMARY: ErrorCode.ValueType  # 91
+"""The node takes no writes; the detail `primary` names who does, where that is known. Nothing was written."""
+WRONG_PEER: ErrorCode.ValueType  # 92
+"""The two nodes do not belong together: another cluster, another register, a node itself, or a circle."""
+FENCED: ErrorCode.ValueType  # 93
+"""A higher epoch was promised or begun; what was asked for belongs to a lower one."""
+REGISTER_UNAVAILABLE: ErrorCode.ValueType  # 94
+"""The register, where epochs are claimed, cannot be reached, or refuses."""
+PROMOTION_REFUSED: ErrorCode.ValueType  # 95
+"""The node cannot become primary; the message says what it lacks."""
+POLICY_UNMET: ErrorCode.ValueType  # 96
+"""The members that the policy asks for cannot be reached, so this is not shown or acknowledged."""
 INTERNAL: ErrorCode.ValueType  # 99
 """A fault in the server itself; the server's log has the details."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015

@@ -189,12 +189,15 @@ class GetRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    MAX_LAG_MS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     key: _builtins.bytes
     """The key."""
     revision: _builtins.int
     """A past revision to read at; 0: the newest visible one."""
+    max_lag_ms: _builtins.int
+    """The most milliseconds that the node may be behind the primary it follows; more: STALE. 0: no bound."""
     @_builtins.property
     def session(self) -> Global___SessionToken:
         """What the caller has seen; the read waits until the node shows at least that."""
@@ -206,10 +209,11 @@ class GetRequest(_message.Message):
         key: _builtins.bytes = ...,
         revision: _builtins.int = ...,
         session: Global___SessionToken | None = ...,
+        max_lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "namespace", b"namespace", "revision", b"revision", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "max_lag_ms", b"max_lag_ms", "namespace", b"namespace", "revision", b"revision", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,6 +265,7 @@ class ScanRequest(_message.Message):
     COUNT_ONLY_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     COLUMNAR_FIELD_NUMBER: _builtins.int
+    MAX_LAG_MS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     prefix: _builtins.bytes
@@ -277,6 +282,8 @@ class ScanRequest(_message.Message):
     """Return no keys, only their number."""
     columnar: _builtins.bool
     """Bring the keys as columns, which cost both sides less than a message for each."""
+    max_lag_ms: _builtins.int
+    """The most milliseconds that the node may be behind the primary it follows; more: STALE. 0: no bound."""
     @_builtins.property
     def range(self) -> Global___KeyRange:
         """The keys of a range."""
@@ -298,10 +305,11 @@ class ScanRequest(_message.Message):
         count_only: _builtins.bool = ...,
         session: Global___SessionToken | None = ...,
         columnar: _builtins.bool = ...,
+        max_lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "prefix", b"prefix", "range", b"range", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columnar", b"columnar", "count_only", b"count_only", "keys", b"keys", "keys_only", b"keys_only", "limit", b"limit", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "reverse", b"reverse", "revision", b"revision", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columnar", b"columnar", "count_only", b"count_only", "keys", b"keys", "keys_only", b"keys_only", "limit", b"limit", "max_lag_ms", b"max_lag_ms", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "reverse", b"reverse", "revision", b"revision", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_keys: _TypeAlias = _typing.Literal["range", "prefix"]  # noqa: Y015
     _WhichOneofArgType_keys: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
@@ -416,6 +424,7 @@ class HistoryRequest(_message.Message):
     BEFORE_REVISION_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    MAX_LAG_MS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     key: _builtins.bytes
@@ -424,6 +433,8 @@ class HistoryRequest(_message.Message):
     """Only what was written below this revision; 0: everything. The way to go on after `more`."""
     limit: _builtins.int
     """The most entries to return; 0: as many as fit into one answer."""
+    max_lag_ms: _builtins.int
+    """The most milliseconds that the node may be behind the primary it follows; more: STALE. 0: no bound."""
     @_builtins.property
     def session(self) -> Global___SessionToken:
         """What the caller has seen; the read waits until the node shows at least that."""
@@ -436,10 +447,11 @@ class HistoryRequest(_message.Message):
         before_revision: _builtins.int = ...,
         limit: _builtins.int = ...,
         session: Global___SessionToken | None = ...,
+        max_lag_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_revision", b"before_revision", "key", b"key", "limit", b"limit", "namespace", b"namespace", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_revision", b"before_revision", "key", b"key", "limit", b"limit", "max_lag_ms", b"max_lag_ms", "namespace", b"namespace", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -512,6 +524,36 @@ class HistoryResponse(_message.Message):
 Global___HistoryResponse: _TypeAlias = HistoryResponse  # noqa: Y015
 
 @_typing.final
+class IdempotencyKey(_message.Message):
+    """What a write is remembered by for a while. A repeat within the window is answered as the first one was; behind it, OUTCOME_EXPIRED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ISSUED_MS_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.bytes
+    """16 random bytes of the client."""
+    number: _builtins.int
+    """Counts the client's writes."""
+    issued_ms: _builtins.int
+    """When the caller first sent it, milliseconds since 1970: tells a write that was forgotten from one that never came."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.bytes = ...,
+        number: _builtins.int = ...,
+        issued_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "issued_ms", b"issued_ms", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdempotencyKey: _TypeAlias = IdempotencyKey  # noqa: Y015
+
+@_typing.final
 class PutRequest(_message.Message):
     """Puts one key."""
 
@@ -523,6 +565,7 @@ class PutRequest(_message.Message):
     IF_ABSENT_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     key: _builtins.bytes
@@ -535,6 +578,10 @@ class PutRequest(_message.Message):
     """Only if the key's newest version was written by this commit; 0 stands for a key that does not exist."""
     durability: Global___Durability.ValueType
     """UNSPECIFIED or MEMORY."""
+    @_builtins.property
+    def idempotency(self) -> Global___IdempotencyKey:
+        """Makes repeating the request safe: it is carried out once, and answered again as it was. Absent: it may be carried out twice."""
+
     def __init__(
         self,
         *,
@@ -544,10 +591,11 @@ class PutRequest(_message.Message):
         if_absent: _builtins.bool = ...,
         if_revision: _builtins.int | None = ...,
         durability: Global___Durability.ValueType = ...,
+        idempotency: Global___IdempotencyKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "idempotency", b"idempotency", "if_revision", b"if_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "durability", b"durability", "if_absent", b"if_absent", "if_revision", b"if_revision", "key", b"key", "namespace", b"namespace", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "durability", b"durability", "idempotency", b"idempotency", "if_absent", b"if_absent", "if_revision", b"if_revision", "key", b"key", "namespace", b"namespace", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
@@ -595,6 +643,7 @@ class DeleteRequest(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     IF_REVISION_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty: the default one."""
     key: _builtins.bytes
@@ -609,6 +658,10 @@ class DeleteRequest(_message.Message):
     def range(self) -> Global___KeyRange:
         """The keys of a range."""
 
+    @_builtins.property
+    def idempotency(self) -> Global___IdempotencyKey:
+        """Makes repeating the request safe: it is carried out once, and answered again as it was. Absent: it may be carried out twice."""
+
     def __init__(
         self,
         *,
@@ -618,10 +671,11 @@ class DeleteRequest(_message.Message):
         prefix: _builtins.bytes = ...,
         if_revision: _builtins.int | None = ...,
         durability: Global___Durability.ValueType = ...,
+        idempotency: Global___IdempotencyKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision", "key", b"key", "prefix", b"prefix", "range", b"range", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "idempotency", b"idempotency", "if_revision", b"if_revision", "key", b"key", "prefix", b"prefix", "range", b"range", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "durability", b"durability", "if_revision", b"if_revision", "key", b"key", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "durability", b"durability", "idempotency", b"idempotency", "if_revision", b"if_revision", "key", b"key", "namespace", b"namespace", "prefix", b"prefix", "range", b"range", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
     _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
@@ -795,6 +849,7 @@ class WriteRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     MUTATIONS_FIELD_NUMBER: _builtins.int
     DURABILITY_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace of the mutations that do not name their own; empty: the default one."""
     durability: Global___Durability.ValueType
@@ -803,16 +858,21 @@ class WriteRequest(_message.Message):
     def mutations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mutation]:
         """What to do, at least one; conditions are judged against the state before the commit, and no key may be named twice."""
 
+    @_builtins.property
+    def idempotency(self) -> Global___IdempotencyKey:
+        """Makes repeating the request safe: it is carried out once, and answered again as it was. Absent: it may be carried out twice."""
+
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         mutations: _abc.Iterable[Global___Mutation] | None = ...,
         durability: Global___Durability.ValueType = ...,
+        idempotency: Global___IdempotencyKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency", b"idempotency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "mutations", b"mutations", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "idempotency", b"idempotency", "mutations", b"mutations", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -922,12 +982,16 @@ class PipelineRequest(_message.Message):
     GETS_FIELD_NUMBER: _builtins.int
     MIXED_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_FIELD_NUMBER: _builtins.int
+    MAX_LAG_MS_FIELD_NUMBER: _builtins.int
     frame_id: _builtins.int
     """Chosen by the caller, returned in the answer; not interpreted."""
     namespace: _builtins.str
     """The namespace of all operations in the frame; empty: the default one."""
     durability: Global___Durability.ValueType
     """For the writes of the frame: UNSPECIFIED or MEMORY."""
+    max_lag_ms: _builtins.int
+    """The most milliseconds that the node may be behind the primary it follows; more: STALE. 0: no bound."""
     @_builtins.property
     def puts(self) -> Global___PutColumns:
         """Unconditional puts."""
@@ -948,6 +1012,10 @@ class PipelineRequest(_message.Message):
     def session(self) -> Global___SessionToken:
         """What the caller has seen; the reads of the frame wait until the node shows at least that."""
 
+    @_builtins.property
+    def idempotency(self) -> Global___IdempotencyKey:
+        """Makes repeating the frame safe, as a whole; only with `puts` or `deletes`."""
+
     def __init__(
         self,
         *,
@@ -959,10 +1027,12 @@ class PipelineRequest(_message.Message):
         gets: Global___GetColumns | None = ...,
         mixed: Global___MixedOperations | None = ...,
         session: Global___SessionToken | None = ...,
+        idempotency: Global___IdempotencyKey | None = ...,
+        max_lag_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "gets", b"gets", "mixed", b"mixed", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "gets", b"gets", "idempotency", b"idempotency", "mixed", b"mixed", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "durability", b"durability", "frame_id", b"frame_id", "gets", b"gets", "mixed", b"mixed", "namespace", b"namespace", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "durability", b"durability", "frame_id", b"frame_id", "gets", b"gets", "idempotency", b"idempotency", "max_lag_ms", b"max_lag_ms", "mixed", b"mixed", "namespace", b"namespace", "operations", b"operations", "puts", b"puts", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_operations: _TypeAlias = _typing.Literal["puts", "deletes", "gets", "mixed"]  # noqa: Y015
     _WhichOneofArgType_operations: _TypeAlias = _typing.Literal["operations", b"operations"]  # noqa: Y015
