@@ -8,9 +8,9 @@ NEWEST := .venv-newest
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-done
 
-# What may be given on the command line: make run DATA_DIR=/srv/kv ARGS='--name n1'; make test ARGS='-k recovery'
+# What may be given on the command line: make run DATA_DIR=/srv/kv ARGS='--memtable-mb 8'; make test ARGS='-k recovery'
 PYTHON       ?=
-DATA_DIR     ?= data/node
+DATA_DIR     ?=
 ARGS         ?=
 JOBS         ?= 2
 CRASH_ROUNDS ?= 10
@@ -18,7 +18,7 @@ export PYTHON
 
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: bench-tables bench-big help setup run test check fmt format-check lint types imports protos protos-check
+.PHONY: bench-tables bench-big help setup run run-single demo test check fmt format-check lint types imports protos protos-check
 .PHONY: test-crash test-seeded test-newest bench lock clean
 
 help: ## Lists the targets.
@@ -33,12 +33,18 @@ $(STAMP): pyproject.toml requirements.lock scripts/venv.sh
 	@scripts/venv.sh locked $(VENV)
 	@touch $@
 
+run: $(STAMP) ## Serves on 127.0.0.1:7400, two followers on 7401 and 7402, data in DATA_DIR (data/cluster); Ctrl-C ends all.
+	@exec $(BIN)/python scripts/cluster/run.py --data-dir '$(or $(DATA_DIR),data/cluster)' $(ARGS)
+
 # Flags in ARGS come last, and the last one of a kind wins: ARGS="--archive off". Python makes the address of the archive: make would
 # take a path with blanks for several, and an address spells some characters in another way.
-run: $(STAMP) ## Serves on 127.0.0.1:7400, with data and archive in DATA_DIR (data/node); Ctrl-C ends it; ARGS="--name n1" passes flags.
-	@archive=$$($(BIN)/python -c 'import pathlib, sys; print((pathlib.Path(sys.argv[1]).resolve() / "archive").as_uri())' '$(DATA_DIR)'); \
-	exec $(BIN)/python -m kvserver serve --data-dir '$(DATA_DIR)' --archive "$$archive" \
+run-single: $(STAMP) ## Serves one node on 127.0.0.1:7400, with data and archive in DATA_DIR (data/node); ARGS="--name n1" passes flags.
+	@archive=$$($(BIN)/python -c 'import pathlib, sys; print((pathlib.Path(sys.argv[1]).resolve() / "archive").as_uri())' '$(or $(DATA_DIR),data/node)'); \
+	exec $(BIN)/python -m kvserver serve --data-dir '$(or $(DATA_DIR),data/node)' --archive "$$archive" \
 		--listen 127.0.0.1:7400 --http 127.0.0.1:7480 $(ARGS)
+
+demo: $(STAMP) ## Shows a failover on three nodes of its own: load, kill -9, promote, write on, come back, compare (a minute).
+	@$(BIN)/python scripts/cluster/demo.py $(ARGS)
 
 test: $(STAMP) ## Runs the tests; ARGS="-k recovery" passes flags to pytest.
 	@$(BIN)/$(PYTEST) $(ARGS)

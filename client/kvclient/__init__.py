@@ -7,8 +7,8 @@
         entry = kv.get(b"greeting")
 
 A write that returns is durable at the level that the cluster's policy names. What a write that raises means is told by
-the class of the error: ``OutcomeUnknown`` alone leaves it open, all others mean that nothing was changed (``ManyFailed``, of
-``put_many``, holds an error for each put that failed).
+the class of the error: ``OutcomeUnknown`` leaves it open (and ``OutcomeExpired``, of a write repeated too late), all others mean
+that nothing was changed (``ManyFailed``, of ``put_many``, holds an error for each put that failed).
 """
 
 from kvclient._archive_types import (
@@ -20,15 +20,29 @@ from kvclient._archive_types import (
     BackupProgress,
     ContentHash,
 )
+from kvclient._cluster_client import AsyncClusterClient, ClusterClient
+from kvclient._cluster_types import (
+    ClusterHistory,
+    ClusterNode,
+    ClusterStatus,
+    EpochEntry,
+    Policy,
+    PolicyNote,
+    PromotionStep,
+    SetPolicyResult,
+    Slot,
+)
 from kvclient._error_classes import (
     ArchiveBehind,
     ArchiveError,
     ArchiveFenced,
     ArchiveUnavailable,
     ClientClosed,
+    ClusterError,
     Compacted,
     ConditionFailed,
     Corruption,
+    Fenced,
     FutureRevision,
     HistoryLost,
     InvalidRequestError,
@@ -37,17 +51,25 @@ from kvclient._error_classes import (
     NamespaceExists,
     NoArchive,
     NoRestorePlan,
+    NotPrimary,
     NotWritten,
+    OutcomeExpired,
     OutcomeUnknown,
+    PolicyUnmet,
+    PromotionRefused,
+    RegisterUnavailable,
     RevisionError,
     ServerError,
+    Stale,
     TablesFailed,
     TargetUnusable,
     Timeout,
     Unavailable,
     UnknownNamespace,
+    WrongPeer,
 )
 from kvclient._retry import Retry
+from kvclient._search import ReadFrom
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
@@ -86,12 +108,18 @@ __all__ = [
     "ArchiveStep",
     "ArchiveUnavailable",
     "AsyncClient",
+    "AsyncClusterClient",
     "Backup",
     "BackupProgress",
     "BatchResult",
     "CheckpointResult",
     "Client",
     "ClientClosed",
+    "ClusterClient",
+    "ClusterError",
+    "ClusterHistory",
+    "ClusterNode",
+    "ClusterStatus",
     "CompactResult",
     "Compacted",
     "ConditionFailed",
@@ -104,6 +132,8 @@ __all__ = [
     "DropResult",
     "Durability",
     "Entry",
+    "EpochEntry",
+    "Fenced",
     "FlushResult",
     "FutureRevision",
     "HistoryEntry",
@@ -117,14 +147,26 @@ __all__ = [
     "NamespaceExists",
     "NoArchive",
     "NoRestorePlan",
+    "NotPrimary",
     "NotWritten",
+    "OutcomeExpired",
     "OutcomeUnknown",
+    "Policy",
+    "PolicyNote",
+    "PolicyUnmet",
+    "PromotionRefused",
+    "PromotionStep",
     "Put",
     "PutManyResult",
+    "ReadFrom",
+    "RegisterUnavailable",
     "Retry",
     "RevisionError",
     "ServerError",
     "SessionToken",
+    "SetPolicyResult",
+    "Slot",
+    "Stale",
     "Status",
     "SyncResult",
     "TablesFailed",
@@ -133,4 +175,5 @@ __all__ = [
     "Unavailable",
     "UnknownNamespace",
     "WriteResult",
+    "WrongPeer",
 ]

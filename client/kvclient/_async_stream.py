@@ -16,7 +16,8 @@ from kvclient._async_connection import AsyncConnection
 from kvclient._calls import session_message
 from kvclient._channel import checked_timeout_s
 from kvclient._frames import Kind, Waiter
-from kvclient._joiner import Joiner
+from kvclient._joiner import Joiner, MakeKey
+from kvclient._link import LEAVE_S
 from kvclient._many import Many
 from kvclient._operations import Operation
 
@@ -24,15 +25,18 @@ from kvclient._operations import Operation
 class AsyncStream:
     """One stream, of reads or of writes; it begins with the first operation and begins anew when it was lost."""
 
-    def __init__(self, connection: AsyncConnection, namespace: str) -> None:
+    def __init__(self, connection: AsyncConnection, namespace: str, make_key: MakeKey | None = None, max_lag_ms: int = 0) -> None:
         self._connection = connection
         self._namespace = namespace
+        self._max_lag_ms = max_lag_ms
         self._limit_s = connection.limit_s(None)
-        self._joiner = Joiner(self._on_work, connection.retry)
+        self._joiner = Joiner(self._on_work, connection.retry, make_key)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._connected = False
+        self._leaving = False
+        """What is sent from now on goes to another node; this stream only brings the answers that are missing."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -131,7 +135,8 @@ class AsyncStream:
         """Tell those in line that no node is there, or only those who have waited for one until now."""
         if not isinstance(error, errors.KvClientError):
             error = errors.client_fault(error)
-        if not self._connection.wait_for_ready or not isinstance(error, errors.Unavailable):
+        waits = self._connection.wait_for_ready and isinstance(error, errors.Unavailable)
+        if not waits and not isinstance(error, errors.NotPrimary):
             self._joiner.fail_line(partial(errors.again, error))
         self._on_timer()
 
@@ -142,9 +147,10 @@ class AsyncStream:
         endpoint, stubs = connection.connected
         call = stubs["KV"].Pipeline()
         self._connected = True
+        self._leaving = False
         sending = self._loop.create_task(self._send(call))
         try:
-            await self._receive(call)
+            await self._receive(call, endpoint)
             self._lost(errors.outcome_unknown("the server ended the stream"), endpoint)
         except grpc.RpcError as failure:
             self._lost(connection.error_of(failure, endpoint, writes=True), endpoint, failure)
@@ -166,29 +172,43 @@ class AsyncStream:
         """Send frame by frame as they may be sent. However it ends, the receiver notices, and tells those who wait."""
         joiner, session = self._joiner, self._connection.session
         try:
-            while True:
+            while not self._leaving:
+                if self._connection.looks_again:
+                    self._leave(call)
+                    break
                 frame = joiner.next_frame()
                 if frame is None:
                     self._work.clear()
                     await self._work.wait()
                     continue
                 seen = session_message(session.token) if frame.reads else None
-                await call.write(frame.request(self._namespace, seen))
+                await call.write(frame.request(self._namespace, seen, self._max_lag_ms))
+            await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the stream has ended; the receiver learns how
         except Exception:
             call.cancel()
             raise
 
-    async def _receive(self, call: Any) -> None:
+    def _leave(self, call: Any) -> None:
+        """Send no more on this stream: wait for the answers that are missing, but not for long."""
         assert self._loop is not None
-        joiner, session, time = self._joiner, self._connection.session, self._loop.time
+        if not self._leaving:
+            self._leaving = True
+            self._loop.call_later(LEAVE_S, call.cancel)
+            self._work.set()
+
+    async def _receive(self, call: Any, endpoint: str) -> None:
+        assert self._loop is not None
+        joiner, connection, time = self._joiner, self._connection, self._loop.time
         while (answer := await call.read()) is not grpc.aio.EOF:
             if answer is None:
                 raise errors.ServerError("UNEXPECTED_STATUS", "an answer that cannot be read")
             if not answer.rejected:  # a refusal shows nothing; after HISTORY_LOST it would move the session on to what there is
-                session.observe(answer.header)
+                connection.admit(answer.header, endpoint, writes=False)
             joiner.settle(answer, time())
+            if answer.failures and connection.leaves_after(answer, endpoint):
+                self._leave(call)
             if joiner.has_work:
                 self._work.set()
 
@@ -213,7 +233,10 @@ class AsyncStream:
         endpoint = self._connection.endpoints.current
         self._joiner.expire(
             self._loop.time(),
-            lambda writes: errors.not_sent_in_time(endpoint, writes=writes, connected=self._connected),
+            lambda writes: (
+                (not self._connected and self._connection.nobody())
+                or errors.not_sent_in_time(endpoint, writes=writes, connected=self._connected)
+            ),
             lambda writes: errors.not_answered_in_time(endpoint, writes=writes),
         )
         self._set_timer(self._joiner.next_due())

@@ -39,10 +39,16 @@ class Call(Generic[ResultT]):
     """Whether a failure without the server's word leaves it open what happened."""
 
 
-def get(namespace: str, key: bytes, revision: int | None, session: types.SessionToken) -> Call[types.Entry | None]:
+def get(
+    namespace: str, key: bytes, revision: int | None, session: types.SessionToken, max_lag_ms: int | None = None
+) -> Call[types.Entry | None]:
     """Make the call that reads one key."""
     request = kv_pb2.GetRequest(
-        namespace=namespace, key=key, revision=unsigned("revision", revision), session=session_message(session)
+        namespace=namespace,
+        key=key,
+        revision=unsigned("revision", revision),
+        session=session_message(session),
+        max_lag_ms=unsigned("max_lag_ms", max_lag_ms),
     )
     return Call("KV", "Get", request, _entry_found, writes=False)
 
@@ -100,7 +106,12 @@ def list_namespaces() -> Call[list[types.Namespace]]:
 
 
 def history(
-    namespace: str, key: bytes, limit: int | None, before_revision: int | None, session: types.SessionToken
+    namespace: str,
+    key: bytes,
+    limit: int | None,
+    before_revision: int | None,
+    session: types.SessionToken,
+    max_lag_ms: int | None = None,
 ) -> HistoryCursor:
     """Make the cursor over what was done to a key."""
     request = kv_pb2.HistoryRequest(
@@ -109,6 +120,7 @@ def history(
         before_revision=unsigned("before_revision", before_revision),
         limit=_limit(limit),
         session=session_message(session),
+        max_lag_ms=unsigned("max_lag_ms", max_lag_ms),
     )
     return HistoryCursor(request)
 
@@ -130,6 +142,7 @@ def scan(
     reverse: bool = False,
     keys_only: bool = False,
     count_only: bool = False,
+    max_lag_ms: int | None = None,
 ) -> ScanCursor:
     """Make the cursor of a scan; raise InvalidRequestError if both a prefix and a range are given."""
     if prefix is not None and (start or end):
@@ -143,6 +156,7 @@ def scan(
         count_only=count_only,
         session=session_message(session),
         columnar=True,
+        max_lag_ms=unsigned("max_lag_ms", max_lag_ms),
     )
     if prefix is not None:
         request.prefix = prefix

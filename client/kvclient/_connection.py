@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -16,11 +15,13 @@ from kvclient import _calls as calls
 from kvclient import _errors as errors
 from kvclient._archive_types import BackupProgress
 from kvclient._channel import CHANNEL_OPTIONS, HEALTH_METHOD, grpc_timeout_s
-from kvclient._link import Connected, Link
-from kvclient._retry import Retry
+from kvclient._link import WHO_IS_PRIMARY, Connected, Link, primary_known_to
+from kvclient._retry import Retry, Tries
 from kvclient._scan import ScanCursor
+from kvclient._search import PROBE, Role, Seek, role_of
+from kvclient._session import SessionTracker
 from kvclient._types import Entry, SessionToken
-from kvproto.v1 import admin_pb2_grpc, kv_pb2_grpc
+from kvproto.v1 import admin_pb2_grpc, cluster_pb2_grpc, kv_pb2_grpc
 
 ResultT = TypeVar("ResultT")
 
@@ -29,13 +30,25 @@ class Connection(Link):
     """Speaks to one of the endpoints, and goes on to the next when it is gone."""
 
     def __init__(
-        self, endpoints: str | Sequence[str], timeout_s: float, wait_for_ready: bool, session: SessionToken, retry: Retry
+        self,
+        endpoints: str | Sequence[str],
+        timeout_s: float,
+        wait_for_ready: bool,
+        session: SessionToken | SessionTracker,
+        retry: Retry,
+        seek: Seek = Seek.NODE,
+        beside: Connection | None = None,
     ) -> None:
-        super().__init__(endpoints, timeout_s, wait_for_ready, session, retry)
+        """``beside``: another connection of the same client, with which this one shares its channels."""
+        super().__init__(endpoints, timeout_s, wait_for_ready, session, retry, seek)
         self._connecting = threading.Lock()
-        self._making = threading.Lock()
+        self._making: threading.Lock = threading.Lock() if beside is None else beside._making
         """Held while channels are made or closed: to make a stub on a channel that was closed ends the process."""
-        self._channels: dict[str, tuple[grpc.Channel, dict[str, Any]]] = {}
+        self._channels: dict[str, tuple[grpc.Channel, dict[str, Any]]] = {} if beside is None else beside._channels
+
+    def beside(self, seek: Seek) -> Connection:
+        """Return a connection of the same client that looks for other nodes."""
+        return Connection(self.endpoints.given, self._timeout_s, self.wait_for_ready, self.session, self.retry, seek, self)
 
     def close(self) -> None:
         """End all connections; calls under way end with an error."""
@@ -47,24 +60,23 @@ class Connection(Link):
     def run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
         """Send a unary call and read its answer, again where that is safe."""
         deadline = time.monotonic() + self.limit_s(timeout_s)
-        attempt = 1
+        tries = Tries(self.retry, deadline)
         while True:
             self.connect(deadline)  # that there is no connection is told at once
             try:
                 return self._send(call, deadline)
             except errors.KvClientError as error:
-                pause_s = self.retry.next_pause_s(error, attempt, deadline - time.monotonic(), writes=call.writes)
+                pause_s = tries.next_pause_s(error, writes=call.writes)
                 if pause_s is None or self.closed:
                     raise
             time.sleep(pause_s)
-            attempt += 1
 
     def _send(self, call: calls.Call[ResultT], deadline: float) -> ResultT:
         endpoint, stubs = self.connected
         with self.failures(endpoint, writes=call.writes):
             send = getattr(stubs[call.service], call.method)
             answer = send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
-        self.session.observe(answer.header)
+        self.admit(answer.header, endpoint, writes=call.writes)
         return call.parse(answer)
 
     @contextlib.contextmanager
@@ -85,47 +97,66 @@ class Connection(Link):
         """
         if self.closed:
             raise errors.ClientClosed()
-        if self._ready:
+        if self._ready and not self.looks_again:
             return
         if not self._connecting.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)):
             raise errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "")
         try:
             if not self._ready:
-                self._try_all(deadline)
+                self._search(deadline)
                 self._ready = True
         finally:
             self._connecting.release()
 
-    def _try_all(self, deadline: float) -> None:
-        """Find an endpoint that gives a sign of life; with ``wait_for_ready`` until the deadline."""
-        for tried in itertools.count(1):
+    def _search(self, deadline: float) -> None:
+        """Find a node of the kind looked for; see ``Search``."""
+        search = self._begin_search()
+        while True:
+            error: errors.KvClientError = errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "")
+            named = ""
             try:
-                self._probe(self._probe_options(deadline))
-                return
-            except errors.Unavailable:
-                self.endpoints.turn()
-                pause_s = 0.0 if tried < len(self.endpoints) else self._next_round_s(tried, deadline)
-                if pause_s is None or self.closed:
-                    raise
-            time.sleep(min(pause_s, max(deadline - time.monotonic(), 0.0)))
+                if search.takes(self._probe(self._probe_options(deadline))):
+                    self._found(search)
+                    return
+                if search.asks_for_primary:
+                    named = self._who_is_primary(deadline)
+            except errors.Unavailable as failure:
+                error = failure
+            if not search.go_on(named):
+                time.sleep(self._pause_behind(search, error, deadline))
 
-    def _probe(self, options: dict[str, Any]) -> None:
+    def _who_is_primary(self, deadline: float) -> str:
+        """Ask the node that was probed; empty where it does not know, or does not say."""
+        try:
+            answer = self.connected.stubs["Cluster"].ClusterStatus(
+                WHO_IS_PRIMARY, timeout=self._probe_options(deadline)["timeout"]
+            )
+        except (grpc.RpcError, ValueError):
+            return ""
+        return primary_known_to(answer)
+
+    def _probe(self, options: dict[str, Any]) -> Role:
+        """Ask the current endpoint for a sign of life, and what it is. Raises Unavailable."""
         endpoint = self.endpoints.current
+        answer = None
         channel, stubs = self._channel()
         health: Any = channel.unary_unary(HEALTH_METHOD)
         try:
-            health(b"", **options)
+            answer = health(PROBE, **options)
         except grpc.RpcError as failure:
             if self.closed:
                 raise errors.ClientClosed() from failure
             if failure.code() is grpc.StatusCode.UNAVAILABLE:
                 # A channel that failed once waits for seconds before it tries again; a new one does not.
                 with self._making:
-                    self._channels.pop(endpoint)[0].close()
+                    if self._channels.get(endpoint, (None,))[0] is channel:
+                        del self._channels[endpoint]
+                    channel.close()
             errors.check_probe(failure, endpoint)
         except ValueError as error:
             raise self._never_sent(endpoint) from error
         self.connected = Connected(endpoint, stubs)
+        return role_of(answer)
 
     def _channel(self) -> tuple[grpc.Channel, dict[str, Any]]:
         """Return the channel to the current endpoint and the calls over it."""
@@ -136,6 +167,7 @@ class Connection(Link):
             if endpoint not in self._channels:
                 channel = grpc.insecure_channel(self.endpoints.current_target, options=CHANNEL_OPTIONS)
                 stubs = {"KV": kv_pb2_grpc.KVStub(channel), "Admin": admin_pb2_grpc.AdminStub(channel)}
+                stubs["Cluster"] = cluster_pb2_grpc.ClusterStub(channel)
                 self._channels[endpoint] = (channel, stubs)
             return self._channels[endpoint]
 
@@ -145,9 +177,9 @@ class Connection(Link):
 
     def scan(self, cursor: ScanCursor, limit_s: float) -> Generator[Entry, None, None]:
         """Bring the entries of a scan; the call under way is cancelled however the iteration ends."""
-        attempt = 1
+        tries = Tries(self.retry)
         while not cursor.finished:
-            deadline = time.monotonic() + limit_s
+            deadline = tries.deadline = time.monotonic() + limit_s
             self.connect(deadline)
             endpoint, stubs = self.connected
             call = None
@@ -156,15 +188,14 @@ class Connection(Link):
                     timeout = grpc_timeout_s(deadline - time.monotonic())
                     call = stubs["KV"].Scan(cursor.next_request(), timeout=timeout)
                     for chunk in call:
-                        self.session.observe(chunk.header)
+                        self.admit(chunk.header, endpoint, writes=False)
                         yield from cursor.take(chunk)
                     cursor.check_ended()
             except errors.KvClientError as error:
                 if not cursor.resume_after(error):
-                    pause_s = self.retry.next_pause_s(error, attempt, deadline - time.monotonic(), writes=False)
+                    pause_s = tries.next_pause_s(error, writes=False)
                     if pause_s is None or self.closed:
                         raise
-                    attempt += 1
                     cursor.resume()
                     time.sleep(pause_s)
             finally:

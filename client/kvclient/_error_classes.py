@@ -11,14 +11,23 @@
     │   ├── FutureRevision
     │   ├── Compacted
     │   ├── HistoryLost
-    │   └── NoRestorePlan
+    │   ├── NoRestorePlan
+    │   └── Stale
     ├── NotWritten               certainly not written; may be tried again
+    │   ├── NotPrimary
+    │   ├── PolicyUnmet
     │   ├── TablesFailed
     │   └── ArchiveBehind
     ├── ArchiveError             the node's archive did not do what was asked
     │   ├── ArchiveUnavailable
     │   └── ArchiveFenced
+    ├── ClusterError             nodes, or their register, do not agree to what was asked
+    │   ├── Fenced
+    │   ├── PromotionRefused
+    │   ├── RegisterUnavailable
+    │   └── WrongPeer
     ├── OutcomeUnknown           may or may not have been written
+    ├── OutcomeExpired           not written now; may have been written before
     ├── ManyFailed               some of many writes failed, each for a reason of its own
     ├── Timeout                  a read or a wait ran out of time; nothing was changed
     ├── Unavailable              no serving node took the request; nothing was changed
@@ -120,8 +129,25 @@ class NoRestorePlan(RevisionError):
     """The archive does not hold what restoring the revision or time asked for needs; the message names what is missing."""
 
 
+class Stale(RevisionError):
+    """The node follows another one, and is not as fresh as was asked for, or cannot say how fresh it is."""
+
+
 class NotWritten(KvClientError):
     """The write was refused before it was given a revision: it is certain that it was not written."""
+
+
+class NotPrimary(NotWritten):
+    """The node takes no writes, or nobody is primary at the moment; nothing was changed."""
+
+    @property
+    def primary(self) -> str:
+        """The address of who is primary; empty where that is not known."""
+        return self.details.get("primary", "")
+
+
+class PolicyUnmet(NotWritten):
+    """The members that the policy asks for cannot be reached, so nothing more is written; nothing was."""
 
 
 class TablesFailed(NotWritten):
@@ -144,8 +170,35 @@ class ArchiveFenced(ArchiveError):
     """Another primary has taken the store's archive over; this node must not write to it any more."""
 
 
+class ClusterError(KvClientError):
+    """Nodes, or the register where epochs are claimed, do not agree to what was asked."""
+
+
+class Fenced(ClusterError):
+    """What was asked, or what a node answered, belongs to an epoch that another one has followed."""
+
+
+class PromotionRefused(ClusterError):
+    """The node cannot become primary; the message says what it lacks."""
+
+
+class RegisterUnavailable(ClusterError):
+    """The register, where epochs are claimed, cannot be reached, or refuses."""
+
+
+class WrongPeer(ClusterError):
+    """Two nodes do not belong together: another cluster, another register, a node itself, or a circle."""
+
+
 class OutcomeUnknown(KvClientError):
     """The write may or may not have been kept; read the key, or repeat what may happen twice."""
+
+
+class OutcomeExpired(KvClientError):
+    """What became of writes so old is not remembered: it was not carried out now, perhaps it was before. Read the key.
+
+    Of a write that was sent for the first time it says that the client's clock is far behind the primary's.
+    """
 
 
 class ManyFailed(KvClientError):

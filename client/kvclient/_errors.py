@@ -20,9 +20,11 @@ from kvclient._error_classes import (
     ArchiveFenced,
     ArchiveUnavailable,
     ClientClosed,
+    ClusterError,
     Compacted,
     ConditionFailed,
     Corruption,
+    Fenced,
     FutureRevision,
     HistoryLost,
     InvalidRequestError,
@@ -31,15 +33,22 @@ from kvclient._error_classes import (
     NamespaceExists,
     NoArchive,
     NoRestorePlan,
+    NotPrimary,
     NotWritten,
+    OutcomeExpired,
     OutcomeUnknown,
+    PolicyUnmet,
+    PromotionRefused,
+    RegisterUnavailable,
     RevisionError,
     ServerError,
+    Stale,
     TablesFailed,
     TargetUnusable,
     Timeout,
     Unavailable,
     UnknownNamespace,
+    WrongPeer,
 )
 from kvproto.v1 import errors_pb2, kv_pb2
 
@@ -49,9 +58,11 @@ __all__ = [
     "ArchiveFenced",
     "ArchiveUnavailable",
     "ClientClosed",
+    "ClusterError",
     "Compacted",
     "ConditionFailed",
     "Corruption",
+    "Fenced",
     "FutureRevision",
     "HistoryLost",
     "InvalidRequestError",
@@ -60,15 +71,22 @@ __all__ = [
     "NamespaceExists",
     "NoArchive",
     "NoRestorePlan",
+    "NotPrimary",
     "NotWritten",
+    "OutcomeExpired",
     "OutcomeUnknown",
+    "PolicyUnmet",
+    "PromotionRefused",
+    "RegisterUnavailable",
     "RevisionError",
     "ServerError",
+    "Stale",
     "TablesFailed",
     "TargetUnusable",
     "Timeout",
     "Unavailable",
     "UnknownNamespace",
+    "WrongPeer",
 ]
 
 DETAILS_KEY = "grpc-status-details-bin"
@@ -94,9 +112,11 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "COMPACTED": Compacted,
     "HISTORY_LOST": HistoryLost,
     "NO_RESTORE_PLAN": NoRestorePlan,
+    "STALE": Stale,
     "NOT_WRITTEN": NotWritten,
     "OUTCOME_UNKNOWN": OutcomeUnknown,
     "DEADLINE": Timeout,
+    "OUTCOME_EXPIRED": OutcomeExpired,
     "OVERLOADED": NotWritten,
     "DISK_FULL": NotWritten,
     "MEMORY_FULL": NotWritten,
@@ -108,6 +128,12 @@ _CLASS_OF: dict[str, type[KvClientError]] = {
     "ARCHIVE_UNAVAILABLE": ArchiveUnavailable,
     "ARCHIVE_BEHIND": ArchiveBehind,
     "ARCHIVE_FENCED": ArchiveFenced,
+    "NOT_PRIMARY": NotPrimary,
+    "WRONG_PEER": WrongPeer,
+    "FENCED": Fenced,
+    "REGISTER_UNAVAILABLE": RegisterUnavailable,
+    "PROMOTION_REFUSED": PromotionRefused,
+    "POLICY_UNMET": PolicyUnmet,
     "INTERNAL": ServerError,
 }
 """The class of every stable code; a test walks ``ErrorCode`` and finds each of them here."""
@@ -199,6 +225,33 @@ def outcome_unknown(why: str) -> OutcomeUnknown:
     return OutcomeUnknown("OUTCOME_UNKNOWN", f"the write may or may not have been kept: {why}", _READ_HINT)
 
 
+def nobody_primary(endpoints: str) -> NotPrimary:
+    """Make the error of a request for which no primary was found: nothing was sent."""
+    return NotPrimary(
+        "NOT_PRIMARY",
+        f"no node is primary at the moment, as far as {endpoints} can say",
+        "wait for the failover, or see who is to be primary with: kvctl cluster status",
+    )
+
+
+def lower_epoch(endpoint: str, epoch: int, highest: int, *, writes: bool) -> KvClientError:
+    """Make the error of an answer from a primacy that is over; what it says of a write is worth nothing."""
+    why = f"{endpoint} answered under epoch {epoch}, and epoch {highest} has begun"
+    if writes:
+        return outcome_unknown(why)
+    return Fenced("FENCED", why, "it was deposed, or follows a node that was; see: kvctl cluster status")
+
+
+def leaves_open(error: KvClientError) -> bool:
+    """Return whether an answer to a repeated write leaves it open what became of the time before.
+
+    What was judged behind the key does not: a condition that failed then was not failed by a write that is remembered. Nor
+    does what is wrong with the request itself. A refusal says nothing of the time before.
+    """
+    judged = isinstance(error, (ConditionFailed, OutcomeExpired, InvalidRequestError))
+    return not judged or isinstance(error, UnknownNamespace)
+
+
 def not_sent_in_time(endpoint: str, *, writes: bool, connected: bool) -> KvClientError:
     """Make the error of an operation whose time was up before it was sent: it is certain that nothing was changed."""
     if not connected:
@@ -235,7 +288,7 @@ def of_lost_stream(failure: RpcFailure | None, error: KvClientError, endpoint: s
         return cut_off(endpoint, writes=writes)
     if writes:
         return outcome_unknown(error.message)
-    return again(error) if isinstance(error, ServerError) else Unavailable("UNAVAILABLE", error.message, error.hint)
+    return again(error) if isinstance(error, ServerError | Fenced) else Unavailable("UNAVAILABLE", error.message, error.hint)
 
 
 def client_fault(fault: BaseException) -> ServerError:

@@ -67,12 +67,16 @@ class Frame:
 
     __slots__ = (
         "attempt",
+        "by_key",
         "deadlines",
         "earliest",
         "frame_id",
+        "hops",
+        "idempotency",
         "keys",
         "kind",
         "max_operations",
+        "open_outcome",
         "size_bytes",
         "values",
         "waiters",
@@ -82,6 +86,14 @@ class Frame:
         self.kind = kind
         self.attempt = attempt
         """How often its operations have been sent, this time included."""
+        self.hops = 0
+        """How often they were sent on by a node that is not the primary."""
+        self.idempotency: kv_pb2.IdempotencyKey | None = None
+        """Under what the frame is remembered as a whole; then it is only ever sent again unchanged."""
+        self.by_key = False
+        """Each of its operations has a key of its own."""
+        self.open_outcome = False
+        """It was sent before, under keys, and not answered: what was carried out of it is not known."""
         self.frame_id = 0
         self.max_operations = 0
         """How many it may be filled with."""
@@ -98,6 +110,11 @@ class Frame:
         """Whether it only reads: then it may be sent again, whatever became of it."""
         return self.kind is Kind.GETS
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again although it may have been carried out."""
+        return self.reads or self.by_key or self.idempotency is not None
+
     def unanswered(self) -> list[int]:
         """Return the places of those who still wait."""
         return [place for place, waiter in enumerate(self.waiters) if not waiter.done()]
@@ -105,6 +122,7 @@ class Frame:
     def part(self, places: Iterable[int], attempt: int) -> Frame:
         """Return a frame with the operations at these places, to be sent as it is."""
         part = Frame(self.kind, attempt)
+        part.hops, part.by_key, part.open_outcome = self.hops, self.by_key, self.open_outcome
         for place in places:
             part.keys.append(self.keys[place])
             part.values.append(self.values[place])
@@ -124,6 +142,7 @@ class Frame:
         The bytes of those that left still count: what stays may be most of them, and must not be filled beyond the bound.
         """
         head = Frame(self.kind, self.attempt)
+        head.hops, head.by_key, head.open_outcome = self.hops, self.by_key, self.open_outcome
         head.keys, self.keys = self.keys[:count], self.keys[count:]
         head.values, self.values = self.values[:count], self.values[count:]
         head.waiters, self.waiters = self.waiters[:count], self.waiters[count:]
@@ -137,11 +156,15 @@ class Frame:
             if not waiter.done():
                 waiter.set_exception(make_error())
 
-    def request(self, namespace: str, session: kv_pb2.SessionToken | None) -> kv_pb2.PipelineRequest:
+    def request(self, namespace: str, session: kv_pb2.SessionToken | None, max_lag_ms: int = 0) -> kv_pb2.PipelineRequest:
         """Return the message; reads carry what the client has seen."""
         kind = self.kind
         request = kv_pb2.PipelineRequest(
-            frame_id=self.frame_id, namespace=namespace, durability=_MEMORY if kind >= Kind.MEMORY_PUTS else _POLICY
+            frame_id=self.frame_id,
+            namespace=namespace,
+            durability=_MEMORY if kind >= Kind.MEMORY_PUTS else _POLICY,
+            idempotency=self.idempotency,
+            max_lag_ms=max_lag_ms,
         )
         match kind:
             case Kind.GETS:

@@ -13,11 +13,15 @@ Every operation gets exactly one outcome:
 - its own result or error from the answer to its frame;
 - an error of ``expire`` at its deadline: certainly not written while it stands in line, unknown once it was under way;
 - at the loss of the stream (``lost``): unknown for a write that was under way, unless the server said that it carried out
-  nothing more; a read goes back in line, and what stood in line stays there;
+  nothing more, or it has a key; a read, and a write with a key, goes back in line, and what stood in line stays there;
 - an error of ``fail_line`` when no connection is to be had: certainly not written.
 
 A server's refusal that promises that nothing was carried out (``OVERLOADED`` and its like) is not an outcome while its
-caller has time left: the operation is sent again, after a pause (see ``Retry``).
+caller has time left: the operation is sent again, after a pause (see ``Retry``). Of a write that was sent before and lost from
+sight, under a key, it is none either: it says nothing of the time before. When no time is left, that one is unknown.
+
+A frame of puts or deletions gets its key when it leaves for the first time, one for all of it. From then on it stays as it
+is, and goes as a whole or not at all: a part of it under the same key would be another write.
 
 Sans-IO: it owns no stream, no clock, no thread and no lock. Its driver calls it from one thread at a time, hands it the
 time, sends what ``next_frame`` returns, and calls ``expire`` no later than ``next_due`` says. Concurrent operations have no
@@ -47,6 +51,9 @@ two they wait for each other; more of them are smaller, and cost more than they 
 MIN_SHARE = 16
 """A frame is not made smaller than this for the sake of having several under way."""
 
+COLUMNS = frozenset({Kind.PUTS, Kind.DELETES, Kind.MEMORY_PUTS, Kind.MEMORY_DELETES})
+"""What is remembered by the frame; operations of mixed frames have keys of their own."""
+
 MAX_FRAME_OPERATIONS = 4_096
 MAX_FRAME_BYTES = 1024 * 1024
 """A frame is closed when it holds so much; one operation that is larger has a frame of its own."""
@@ -58,6 +65,7 @@ MIN_READS = 16
 """Reads in a frame are never fewer than this for want of room in the answer."""
 
 MakeError = Callable[[], errors.KvClientError]
+MakeKey = Callable[[], kv_pb2.IdempotencyKey]
 MakeErrorFor = Callable[[bool], errors.KvClientError]
 """Makes the error of one operation; the argument says whether it writes."""
 
@@ -65,9 +73,10 @@ MakeErrorFor = Callable[[bool], errors.KvClientError]
 class Joiner:
     """The line of one stream. ``wake`` is called when there is something to send that was not there before."""
 
-    def __init__(self, wake: Callable[[], None], retry: Retry) -> None:
+    def __init__(self, wake: Callable[[], None], retry: Retry, make_key: MakeKey | None = None) -> None:
         self._wake = wake
         self._retry = retry
+        self._make_key = make_key if retry.idempotent else None
         self._open: list[Frame | None] = [None] * len(Kind)
         """The frame that is filled now, of each kind."""
         self._line: deque[Frame] = deque()
@@ -141,6 +150,10 @@ class Joiner:
         while self.has_work:
             share = max(MIN_SHARE, -(-self._outstanding() // MAX_FRAMES))
             frame = self._line.popleft()
+            if frame.idempotency is not None:
+                if not frame.unanswered():
+                    continue
+                return self._send_off(frame)
             if len(frame.keys) > share + share // 4:
                 self._line.appendleft(frame)
                 frame = frame.split(share)
@@ -151,10 +164,18 @@ class Joiner:
                 continue
             if len(wanted) < len(frame.waiters):
                 frame = frame.part(wanted, frame.attempt)
-            frame.frame_id = next(self._numbers)
-            self._under_way[frame.frame_id] = frame
-            return frame
+            if self._make_key is not None:
+                if frame.kind in COLUMNS:
+                    frame.idempotency = self._make_key()
+                else:
+                    frame.by_key = not frame.reads
+            return self._send_off(frame)
         return None
+
+    def _send_off(self, frame: Frame) -> Frame:
+        frame.frame_id = next(self._numbers)
+        self._under_way[frame.frame_id] = frame
+        return frame
 
     def _outstanding(self) -> int:
         return sum(len(frame.keys) for frame in (*self._line, *self._under_way.values()))
@@ -177,15 +198,21 @@ class Joiner:
 
     def _settle_failures(self, frame: Frame, failures: dict[int, errors.KvClientError], now: float) -> None:
         again: list[int] = []
+        sent_on: list[int] = []
         cut: list[int] = []
         pause_s = self._retry.pause_s(frame.attempt)
+        hop_pause_s = self._retry.pause_s(frame.hops + 1)
         for place, error in failures.items():
             if frame.waiters[place].done():
                 continue
             if error.code == "FRAME_TOO_LARGE" and frame.reads and len(frame.keys) > 1:
                 cut.append(place)
+            elif self._retry.may_hop(error, frame.hops) and now + hop_pause_s < frame.deadlines[place]:
+                sent_on.append(place)
             elif self._retry.may_repeat(error, frame.attempt) and now + pause_s < frame.deadlines[place]:
                 again.append(place)
+            elif frame.open_outcome and errors.leaves_open(error):
+                frame.waiters[place].set_exception(errors.outcome_unknown(error.message))
             else:
                 frame.waiters[place].set_exception(error)
         if cut:  # their values had no room beside the others': they come again, fewer at a time
@@ -195,18 +222,24 @@ class Joiner:
                 self._line.append(frame.part(cut[start : start + half], frame.attempt))
             self._wake()
         if again:
-            self._send_later(frame.part(again, frame.attempt + 1), now + pause_s)
+            self._send_later(_again(frame, again, hop=False), now + pause_s)
+        if sent_on:
+            self._send_later(_again(frame, sent_on, hop=True), now + hop_pause_s)
 
     def lost(self, make_error: MakeErrorFor, now: float, *, carried_out: bool = True, closing: bool = False) -> None:
         """The stream is gone. What was under way gets its error (the argument says whether it writes) or goes back in line.
 
-        Back go reads and, where the server said that it carried out nothing that it had not answered, writes too.
+        Back go reads, writes with keys and, where the server said that it carried out nothing that it had not answered, all
+        writes.
         """
         frames, self._under_way = list(self._under_way.values()), {}
         for frame in frames:
-            if (frame.reads or not carried_out) and frame.attempt < self._retry.attempts and not closing:
-                again = frame.part(frame.unanswered(), frame.attempt + 1)
+            if (frame.repeatable or not carried_out) and frame.attempt < self._retry.attempts and not closing:
+                again = _again(frame, frame.unanswered(), hop=False)
+                again.open_outcome = frame.open_outcome or (carried_out and not frame.reads)
                 self._send_later(again, now + self._retry.pause_s(frame.attempt))
+            elif frame.open_outcome:
+                frame.fail_all(partial(_still_open, partial(make_error, True)))
             else:
                 frame.fail_all(partial(make_error, not frame.reads))
 
@@ -222,7 +255,7 @@ class Joiner:
         self._open = [None] * len(Kind)
         self._later.clear()
         for frame in frames:
-            frame.fail_all(make_error)
+            frame.fail_all(partial(_still_open, make_error) if frame.open_outcome else make_error)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -240,7 +273,7 @@ class Joiner:
             self._line.append(heapq.heappop(self._later)[2])
             self._wake()
         for frame in (*self._line, *(frame for _, _, frame in self._later)):
-            _expire(frame, now, in_line)
+            _expire(frame, now, under_way if frame.open_outcome else in_line)
         self._drop_deserted()
         for frame in self._under_way.values():
             _expire(frame, now, under_way)
@@ -269,6 +302,23 @@ def _expire(frame: Frame, now: float, make_error: MakeErrorFor) -> None:
         else:
             earliest = min(earliest, deadline)
     frame.earliest = earliest
+
+
+def _again(frame: Frame, places: list[int], *, hop: bool) -> Frame:
+    """Return the frame that brings these operations once more; one with a key of its own stays whole, and itself."""
+    whole = frame.idempotency is not None and len(places) == len(frame.unanswered()) > 0
+    again = frame if whole else frame.part(places, frame.attempt)
+    if hop:
+        again.hops += 1
+    else:
+        again.attempt += 1
+    return again
+
+
+def _still_open(make_error: MakeError) -> errors.KvClientError:
+    """Return the error of a write of which an earlier time may have been carried out, whatever became of the last one."""
+    error = make_error()
+    return error if isinstance(error, errors.OutcomeUnknown) else errors.outcome_unknown(error.message)
 
 
 def _of_unfit(error: errors.ServerError, reads: bool) -> errors.KvClientError:

@@ -12,6 +12,9 @@ from kvproto.v1 import kv_pb2
 
 ResultT = TypeVar("ResultT")
 
+BY_KEY = frozenset({Kind.MIXED, Kind.MEMORY_MIXED})
+"""Kinds whose operations are remembered one by one."""
+
 PUT_KINDS = {types.Durability.POLICY: Kind.PUTS, types.Durability.MEMORY: Kind.MEMORY_PUTS}
 """The kinds of the puts that clients make most."""
 
@@ -80,6 +83,13 @@ def write(mutations: Iterable[types.Mutation], durability: types.Durability) -> 
     request = kv_pb2.WriteRequest()
     request.mutations.extend(_mutation(mutation) for mutation in mutations)
     return _mixed(kv_pb2.Operation(write=request), durability)
+
+
+def with_key(operation: Operation[ResultT], key: kv_pb2.IdempotencyKey) -> Operation[ResultT]:
+    """Return an operation of a mixed frame, to be remembered under a key."""
+    message = operation.key
+    getattr(message, message.WhichOneof("kind")).idempotency.CopyFrom(key)
+    return operation._replace(size_bytes=message.ByteSize() + OPERATION_BYTES)
 
 
 def _mixed(message: kv_pb2.Operation, durability: types.Durability) -> Operation[Any]:

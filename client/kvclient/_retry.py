@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
+import time
 
 from kvclient import _errors as errors
 
-REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "ARCHIVE_BEHIND", "NOT_SERVING"})
-"""Codes by which a server promises that nothing was carried out, for a reason that passes by itself."""
+REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "ARCHIVE_BEHIND", "NOT_SERVING", "NOT_PRIMARY", "STALE"})
+"""Codes by which a server promises that nothing was carried out, for a reason that passes by itself, or at another node."""
+
+MAX_HOPS = 64
+"""How often a call is sent on by nodes that are not the primary, at most; its own limit of time comes first, as a rule."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,14 +21,17 @@ class Retry:
     """How often a call is sent at most, and the pauses between.
 
     Sent again is only what cannot happen twice: a read, or what a server refused before anything of it was carried out. A
-    write whose outcome is unknown never is. Pauses double from ``first_pause_s`` to ``max_pause_s``, each shortened at
-    random by up to half, so that callers who were refused together do not come back together. ``Retry(attempts=1)`` sends
-    everything once. All of it happens within the call's own ``timeout_s``.
+    write whose outcome is unknown is not, unless with ``idempotent``: then writes carry a key under which nodes remember them
+    for ten minutes, and a repeat is answered as the first one was. To be sent on to the primary is no attempt. Pauses
+    double from ``first_pause_s`` to ``max_pause_s``, each shortened at random by up to half, so that callers who were refused
+    together do not come back together. ``Retry(attempts=1)`` sends everything once. All of it happens within the call's own
+    ``timeout_s``.
     """
 
     attempts: int = 5
     first_pause_s: float = 0.02
     max_pause_s: float = 1.0
+    idempotent: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -35,6 +43,10 @@ class Retry:
         """Return whether an operation that a server refused so, at its n-th attempt, is sent again."""
         return error.code in REFUSALS and error.from_server and attempt < self.attempts
 
+    def may_hop(self, error: errors.KvClientError, hops: int) -> bool:
+        """Return whether an operation that came to a node that is not primary goes on to another one, after so many hops."""
+        return error.code == "NOT_PRIMARY" and error.from_server and self.attempts > 1 and hops < MAX_HOPS
+
     def pause_s(self, attempt: int) -> float:
         """Return how long to wait behind the n-th attempt, in seconds."""
         longest: float = min(self.max_pause_s, self.first_pause_s * 2.0 ** min(attempt - 1, 64))
@@ -43,13 +55,35 @@ class Retry:
     def next_pause_s(self, error: errors.KvClientError, attempt: int, left_s: float, *, writes: bool) -> float | None:
         """Return how long to wait before a call is sent again; None where it is not, or where no time is left for it.
 
-        A read whose connection broke is sent again at the next connection.
+        A read whose connection broke, or which was answered under an epoch that is over, is sent again at the next connection.
         """
-        broken_read = not writes and isinstance(error, errors.Unavailable) and not error.from_server
+        broken_read = not writes and isinstance(error, errors.Unavailable | errors.Fenced) and not error.from_server
         if not broken_read and not self.may_repeat(error, attempt):
             return None
         pause_s = self.pause_s(attempt)
         return pause_s if attempt < self.attempts and pause_s < left_s else None
+
+
+class Tries:
+    """How often one call was sent so far, and whether it is sent again."""
+
+    def __init__(self, retry: Retry, deadline: float = math.inf) -> None:
+        self._retry = retry
+        self.deadline = deadline
+        """By the monotonic clock."""
+        self._attempt = 1
+        self._hops = 0
+
+    def next_pause_s(self, error: errors.KvClientError, *, writes: bool) -> float | None:
+        """Return how long to wait before the call is sent again behind this error; None where it is not."""
+        left_s = self.deadline - time.monotonic()
+        if self._retry.may_hop(error, self._hops):
+            self._hops += 1
+            pause_s = self._retry.pause_s(self._hops)
+            return pause_s if pause_s < left_s else None
+        allowed = self._retry.next_pause_s(error, self._attempt, left_s, writes=writes)
+        self._attempt += 1
+        return allowed
 
 
 DEFAULT_RETRY = Retry()

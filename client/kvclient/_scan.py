@@ -20,6 +20,7 @@ class ScanCursor:
         self._limit = request.limit
         self._received = 0
         self._last_key: bytes | None = None
+        self._epoch = 0
         self._brought_something = False
         self.finished = False
         """Whether everything asked for has been received."""
@@ -35,6 +36,7 @@ class ScanCursor:
         """Take in a chunk and return its entries."""
         self._brought_something = True
         self._request.revision = chunk.header.revision  # whatever follows is read at the same revision
+        self._epoch = chunk.header.epoch
         columns = chunk.columns
         if columns.keys:
             figures = (columns.create_revisions, columns.mod_revisions, columns.versions)
@@ -65,7 +67,9 @@ class ScanCursor:
         return True
 
     def resume(self) -> None:
-        """Prepare to go on behind the last key received."""
+        """Prepare to go on behind the last key received, at another node perhaps, which may have to come so far first."""
+        if self._request.revision and self._epoch:
+            self._request.session.CopyFrom(kv_pb2.SessionToken(epoch=self._epoch, revision=self._request.revision))
         if self._last_key is not None:
             self._skip_received(self._last_key)
 

@@ -27,6 +27,13 @@ class SessionTracker:
             if seen > self._token:
                 self._token = seen
 
+    def admit(self, header: kv_pb2.ResponseHeader) -> bool:
+        """Take in an answer's header; return False for one of a lower epoch than the highest seen, which shows nothing."""
+        if header.epoch < self._token.epoch:
+            return False
+        self.observe(header)
+        return True
+
     def forget(self) -> None:
         """Begin anew, as a client that has seen nothing."""
         with self._lock:

@@ -19,7 +19,8 @@ from kvclient import _errors as errors
 from kvclient._calls import session_message
 from kvclient._connection import Connection
 from kvclient._frames import Waiter
-from kvclient._joiner import Joiner
+from kvclient._joiner import Joiner, MakeKey
+from kvclient._link import LEAVE_S
 from kvclient._many import Many
 from kvclient._operations import Operation
 from kvproto.v1 import kv_pb2
@@ -71,13 +72,15 @@ class BlockedCaller:
 class Stream:
     """One stream, of reads or of writes; it begins with the first operation and begins anew when it was lost."""
 
-    def __init__(self, connection: Connection, namespace: str) -> None:
+    def __init__(self, connection: Connection, namespace: str, make_key: MakeKey | None = None, max_lag_ms: int = 0) -> None:
         self._connection = connection
         self._namespace = namespace
+        self._max_lag_ms = max_lag_ms
+        self._closed = False
         self._mutex = threading.Lock()
         self._changed = threading.Condition(self._mutex)
         """Only for waiting and waking: ``with`` takes the lock itself, which no interrupt can leave half taken."""
-        self._joiner = Joiner(self._on_work, connection.retry)
+        self._joiner = Joiner(self._on_work, connection.retry, make_key)
         self._thread: threading.Thread | None = None
         self._call: Any = None
 
@@ -127,6 +130,7 @@ class Stream:
         """End the stream; what was under way is unknown if it wrote, what stood in line was never sent."""
         endpoint = self._connection.endpoints.current
         with self._mutex:
+            self._closed = True
             self._joiner.lost(lambda writes: errors.cut_off(endpoint, writes=writes), math.inf, closing=True)
             self._joiner.fail_line(errors.ClientClosed)
             self._changed.notify_all()
@@ -181,7 +185,8 @@ class Stream:
         """Tell those in line that no node is there, or only those who have waited for one until now."""
         if not isinstance(error, errors.KvClientError):
             error = errors.client_fault(error)
-        if not self._connection.wait_for_ready or not isinstance(error, errors.Unavailable):
+        waits = self._connection.wait_for_ready and isinstance(error, errors.Unavailable)
+        if not waits and not isinstance(error, errors.NotPrimary):
             self._joiner.fail_line(partial(errors.again, error))
         self._expire_locked()
 
@@ -189,7 +194,7 @@ class Stream:
         """Sleep until there is something to send; return False when there will be nothing any more."""
         with self._mutex:
             while not self._joiner.has_work:
-                if self._connection.closed or (ended is not None and ended.is_set()):
+                if self._connection.closed or self._closed or (ended is not None and ended.is_set()):
                     return False
                 due = self._joiner.next_due()
                 if not self._changed.wait(
@@ -207,7 +212,7 @@ class Stream:
         error: errors.KvClientError
         try:
             self._call = stubs["KV"].Pipeline(self._requests(ended))
-            self._receive(self._call)
+            self._receive(self._call, endpoint, ended)
             error = errors.outcome_unknown("the server ended the stream")
         except grpc.RpcError as rpc_error:
             failure, error = rpc_error, connection.error_of(rpc_error, endpoint, writes=True)
@@ -224,13 +229,25 @@ class Stream:
         if call is not None:
             call.cancel()
 
-    def _receive(self, call: Any) -> None:
-        joiner, session = self._joiner, self._connection.session
+    def _leave(self, ended: threading.Event) -> None:
+        """Send no more on this stream: wait for the answers that are missing, but not for long. Under the lock."""
+        if not ended.is_set():
+            ended.set()
+            self._changed.notify_all()
+            if self._call is not None:
+                timer = threading.Timer(LEAVE_S, self._call.cancel)
+                timer.daemon = True
+                timer.start()
+
+    def _receive(self, call: Any, endpoint: str, ended: threading.Event) -> None:
+        joiner, connection = self._joiner, self._connection
         for answer in call:
             if not answer.rejected:  # a refusal shows nothing; after HISTORY_LOST it would move the session on to what there is
-                session.observe(answer.header)
+                connection.admit(answer.header, endpoint, writes=False)
             with self._mutex:
                 joiner.settle(answer, time.monotonic())
+                if answer.failures and connection.leaves_after(answer, endpoint):
+                    self._leave(ended)
                 if joiner.has_work:
                     self._changed.notify_all()
 
@@ -239,11 +256,13 @@ class Stream:
         session = self._connection.session
         while self._wait_for_work(ended):
             with self._mutex:
+                if self._connection.looks_again:
+                    self._leave(ended)
                 if ended.is_set():  # what were taken from now on would be under way on no stream
                     return
                 frame = self._joiner.next_frame()
             if frame is not None:
-                yield frame.request(self._namespace, session_message(session.token) if frame.reads else None)
+                yield frame.request(self._namespace, session_message(session.token) if frame.reads else None, self._max_lag_ms)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -255,6 +274,9 @@ class Stream:
         endpoint = self._connection.endpoints.current
         self._joiner.expire(
             time.monotonic(),
-            lambda writes: errors.not_sent_in_time(endpoint, writes=writes, connected=self._call is not None),
+            lambda writes: (
+                (self._call is None and self._connection.nobody())
+                or errors.not_sent_in_time(endpoint, writes=writes, connected=self._call is not None)
+            ),
             lambda writes: errors.not_answered_in_time(endpoint, writes=writes),
         )

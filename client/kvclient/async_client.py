@@ -16,8 +16,11 @@ from kvclient._async_stream import AsyncStream
 from kvclient._channel import DEFAULT_TIMEOUT_S, LONG_TIMEOUT_S
 from kvclient._frames import OPERATION_BYTES, Kind
 from kvclient._history import HistoryCursor
+from kvclient._keys import KeyMaker
 from kvclient._many import Many
 from kvclient._retry import DEFAULT_RETRY, Retry
+from kvclient._routes import Routes
+from kvclient._search import ReadFrom, Seek
 from kvclient._types import (
     NO_SESSION,
     BatchResult,
@@ -54,11 +57,12 @@ class AsyncClient:
     What concurrent callers ask for is joined into frames by itself: a client shared by a thousand tasks does in one message
     what a thousand calls would do. Calls that are under way at the same time have no order among themselves.
 
-    ``endpoints`` are the nodes to speak to: ``HOST:PORT``, several with commas between, or a sequence; the first one that
-    answers is used until it is gone. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
-    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there
-    yet is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client
-    has seen. ``retry`` says what is sent again (never what might happen twice). Raises ValueError for an endpoint that is
+    ``endpoints`` are nodes of the cluster: ``HOST:PORT``, several with commas between, or a sequence; the primary is found from
+    any of them, and again after a failover. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
+    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there yet
+    is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client has
+    seen. ``retry`` says what is sent again (never what might happen twice), ``read_from`` which nodes may serve reads:
+    ``"primary"``, ``"followers"`` (the primary where none is to be had) or ``"any"``. Raises ValueError for an endpoint that is
     not ``HOST:PORT``; every call raises KvClientError and its subclasses, and TypeError for keys and values that are not bytes.
     """
 
@@ -71,11 +75,14 @@ class AsyncClient:
         wait_for_ready: bool = False,
         session: SessionToken = NO_SESSION,
         retry: Retry = DEFAULT_RETRY,
+        read_from: ReadFrom = "primary",
     ) -> None:
         self._namespace = calls.checked_text("namespace", namespace)
-        self._connection = AsyncConnection(endpoints, timeout_s, wait_for_ready, session, retry)
-        self._reads = AsyncStream(self._connection, namespace)
-        self._writes = AsyncStream(self._connection, namespace)
+        self._connection = AsyncConnection(endpoints, timeout_s, wait_for_ready, session, retry, Seek.PRIMARY)
+        self._routes = Routes(self._connection, read_from, lambda connection: AsyncStream(connection, namespace))
+        self._make_key = KeyMaker()
+        self._reads = self._routes.reads(self._routes.default)
+        self._writes = AsyncStream(self._connection, namespace, self._make_key)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -85,10 +92,11 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End the connection. Calls under way end with an error; a second close does nothing."""
-        self._connection.closed = True
-        await self._reads.close()
-        await self._writes.close()
-        await self._connection.close()
+        connections, streams = self._routes.end()
+        for stream in (*streams, self._writes):
+            await stream.close()
+        for connection in connections:
+            await connection.close()
 
     @property
     def session(self) -> SessionToken:
@@ -105,17 +113,23 @@ class AsyncClient:
         *,
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> Entry | None:
         """Return a key's newest version, or the one at a past revision; None where the key does not exist.
 
-        ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing).
+        ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing). ``read_from`` says which
+        nodes may serve it, where not as the client does; a node that is more than ``max_lag_ms`` behind its primary is passed
+        over, and where none is fresh enough it is Stale. The same for the other reads.
         """
-        if revision is None and session is None:
+        if revision is None and session is None and max_lag_ms is None:
             key = operations.key_of(key)
-            found: Entry | None = await self._reads.add(Kind.GETS, key, b"", len(key) + OPERATION_BYTES, timeout_s)
+            reads = self._reads if read_from is None else self._routes.reads(self._routes.to(read_from))
+            found: Entry | None = await reads.add(Kind.GETS, key, b"", len(key) + OPERATION_BYTES, timeout_s)
             return found
-        return await self._run(calls.get(self._namespace, key, revision, self._token(session)), timeout_s)
+        call = calls.get(self._namespace, key, revision, self._token(session), max_lag_ms)
+        return await self._run(call, timeout_s, read_from)
 
     async def put(
         self,
@@ -200,14 +214,30 @@ class AsyncClient:
         await self._writes.run_many(puts, many, room, self._connection.limit_s(timeout_s))
         return many.put_result()
 
-    async def get_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> list[Entry | None]:
+    async def get_many(
+        self,
+        keys: Iterable[bytes],
+        *,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Entry | None]:
         """Return the newest versions of many keys, in the order asked for; they need not be of one revision.
 
         ``timeout_s`` holds for each read.
         """
         room = asyncio.Event()
         many = Many(room.set, keep=True)
-        await self._reads.run_many(map(operations.get, keys), many, room, self._connection.limit_s(timeout_s))
+        seek, limit_s, gets = self._routes.to(read_from), self._connection.limit_s(timeout_s), map(operations.get, keys)
+        if max_lag_ms is None:
+            await self._routes.reads(seek).run_many(gets, many, room, limit_s)
+        else:  # what a frame demands holds for all in it, so these do not share frames with others' reads
+            lag_ms = calls.unsigned("max_lag_ms", max_lag_ms)
+            stream = AsyncStream(self._routes.connection(seek), self._namespace, max_lag_ms=lag_ms)
+            try:
+                await stream.run_many(gets, many, room, limit_s)
+            finally:
+                await stream.close()
         return many.get_result()
 
     def scan(
@@ -221,6 +251,8 @@ class AsyncClient:
         keys_only: bool = False,
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Entry, None]:
         """Return an iterator over the keys of a range or prefix, in order, all at one revision.
@@ -237,8 +269,9 @@ class AsyncClient:
             limit=limit,
             reverse=reverse,
             keys_only=keys_only,
+            max_lag_ms=max_lag_ms,
         )
-        return self._connection.scan(cursor, self._connection.limit_s(timeout_s))
+        return self._routes.connection(self._routes.to(read_from)).scan(cursor, self._connection.limit_s(timeout_s))
 
     async def count(
         self,
@@ -248,11 +281,15 @@ class AsyncClient:
         end: bytes = b"",
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Return how many keys a range or prefix has."""
-        cursor = calls.scan(self._namespace, prefix, start, end, self._token(session), revision=revision, count_only=True)
-        async for _ in self._connection.scan(cursor, self._connection.limit_s(timeout_s)):
+        token = self._token(session)
+        cursor = calls.scan(self._namespace, prefix, start, end, token, revision=revision, count_only=True, max_lag_ms=max_lag_ms)
+        connection = self._routes.connection(self._routes.to(read_from))
+        async for _ in connection.scan(cursor, connection.limit_s(timeout_s)):
             pass
         return cursor.count
 
@@ -263,14 +300,16 @@ class AsyncClient:
         limit: int | None = None,
         before_revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[HistoryEntry, None]:
         """Return an iterator over what was done to a key, newest first, as far back as history is kept.
 
         ``before_revision`` leaves out what was done at it and later. ``timeout_s`` bounds the wait for each part.
         """
-        cursor = calls.history(self._namespace, key, limit, before_revision, self._token(session))
-        return self._pages(cursor, timeout_s)
+        cursor = calls.history(self._namespace, key, limit, before_revision, self._token(session), max_lag_ms)
+        return self._pages(cursor, timeout_s, self._routes.to(read_from))
 
     async def sync(
         self,
@@ -332,7 +371,8 @@ class AsyncClient:
         is written already. ``timeout_s`` bounds the wait for the next item, not the whole. After a Timeout or an Unavailable
         the backup may have been made. Raises NoArchive and ArchiveError.
         """
-        return self._connection.backup(archive_calls.BackupCursor(), self._connection.limit_s(timeout_s))
+        limit_s = self._connection.limit_s(timeout_s)
+        return self._routes.connection(Seek.NODE).backup(archive_calls.BackupCursor(), limit_s)
 
     async def content_hash(self, *, timeout_s: float = LONG_TIMEOUT_S) -> ContentHash:
         """Hash everything that the node's newest revision holds; equal for equal content, however it came to be.
@@ -344,16 +384,17 @@ class AsyncClient:
     def _token(self, session: SessionToken | None) -> SessionToken:
         return self._connection.session.token if session is None else session
 
-    async def _run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
-        return await self._connection.run(call, timeout_s)
+    async def _run(self, call: calls.Call[ResultT], timeout_s: float | None, read_from: ReadFrom | None = None) -> ResultT:
+        return await self._routes.of(call, read_from).run(call, timeout_s)
 
     def _join(self, operation: operations.Operation[ResultT], timeout_s: float | None) -> asyncio.Future[ResultT]:
         """Put an operation in line with those of other callers."""
-        stream = self._reads if operation.kind is Kind.GETS else self._writes
-        return stream.add(*operation, timeout_s)
+        if self._connection.retry.idempotent and operation.kind in operations.BY_KEY:
+            operation = operations.with_key(operation, self._make_key())
+        return self._writes.add(*operation, timeout_s)
 
-    async def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> AsyncGenerator[HistoryEntry, None]:
+    async def _pages(self, cursor: HistoryCursor, timeout_s: float | None, seek: Seek) -> AsyncGenerator[HistoryEntry, None]:
         """Bring the entries of a history, one part after the other."""
         while not cursor.finished:
-            for entry in await self._run(calls.history_page(cursor), timeout_s):
+            for entry in await self._routes.connection(seek).run(calls.history_page(cursor), timeout_s):
                 yield entry

@@ -13,10 +13,12 @@ from kvclient import _operations as operations
 from kvclient._archive_types import ArchiveNowResult, ArchiveStatus, BackupProgress, ContentHash
 from kvclient._channel import DEFAULT_TIMEOUT_S, LONG_TIMEOUT_S
 from kvclient._connection import Connection
-from kvclient._frames import Kind
 from kvclient._history import HistoryCursor
+from kvclient._keys import KeyMaker
 from kvclient._many import Many
 from kvclient._retry import DEFAULT_RETRY, Retry
+from kvclient._routes import Routes
+from kvclient._search import ReadFrom, Seek
 from kvclient._stream import Stream
 from kvclient._types import (
     NO_SESSION,
@@ -54,11 +56,12 @@ class Client:
     What concurrent callers ask for is joined into frames by itself: a client shared by a hundred threads does in one message
     what a hundred calls would do. Calls that are under way at the same time have no order among themselves.
 
-    ``endpoints`` are the nodes to speak to: ``HOST:PORT``, several with commas between, or a sequence; the first one that
-    answers is used until it is gone. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
-    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there
-    yet is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client
-    has seen. ``retry`` says what is sent again (never what might happen twice). Raises ValueError for an endpoint that is
+    ``endpoints`` are nodes of the cluster: ``HOST:PORT``, several with commas between, or a sequence; the primary is found from
+    any of them, and again after a failover. ``namespace`` holds for every call. ``timeout_s`` is how long a call may take, in
+    seconds, where the call does not say otherwise; it covers connecting. With ``wait_for_ready`` a server that is not there yet
+    is waited for within that time, otherwise it is an Unavailable at once. ``session`` is a position that another client has
+    seen. ``retry`` says what is sent again (never what might happen twice), ``read_from`` which nodes may serve reads:
+    ``"primary"``, ``"followers"`` (the primary where none is to be had) or ``"any"``. Raises ValueError for an endpoint that is
     not ``HOST:PORT``; every call raises KvClientError and its subclasses, and TypeError for keys and values that are not bytes.
     """
 
@@ -71,11 +74,14 @@ class Client:
         wait_for_ready: bool = False,
         session: SessionToken = NO_SESSION,
         retry: Retry = DEFAULT_RETRY,
+        read_from: ReadFrom = "primary",
     ) -> None:
         self._namespace = calls.checked_text("namespace", namespace)
-        self._connection = Connection(endpoints, timeout_s, wait_for_ready, session, retry)
-        self._reads = Stream(self._connection, namespace)
-        self._writes = Stream(self._connection, namespace)
+        self._connection = Connection(endpoints, timeout_s, wait_for_ready, session, retry, Seek.PRIMARY)
+        self._routes = Routes(self._connection, read_from, lambda connection: Stream(connection, namespace))
+        self._make_key = KeyMaker()
+        self._reads = self._routes.reads(self._routes.default)
+        self._writes = Stream(self._connection, namespace, self._make_key)
 
     def __enter__(self) -> Client:
         return self
@@ -85,10 +91,11 @@ class Client:
 
     def close(self) -> None:
         """End the connection. Calls under way end with an error; a second close does nothing."""
-        self._connection.closed = True
-        self._reads.close()
-        self._writes.close()
-        self._connection.close()
+        connections, streams = self._routes.end()
+        for stream in (*streams, self._writes):
+            stream.close()
+        for connection in connections:
+            connection.close()
 
     @property
     def session(self) -> SessionToken:
@@ -105,15 +112,22 @@ class Client:
         *,
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> Entry | None:
         """Return a key's newest version, or the one at a past revision; None where the key does not exist.
 
-        ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing).
+        ``session`` replaces the client's own token for this read (``NO_SESSION`` waits for nothing). ``read_from`` says which
+        nodes may serve it, where not as the client does; a node that is more than ``max_lag_ms`` behind its primary is passed
+        over, and where none is fresh enough it is Stale. The same for the other reads.
         """
-        if revision is None and session is None:
-            return self._join(operations.get(key), timeout_s)
-        return self._run(calls.get(self._namespace, key, revision, self._token(session)), timeout_s)
+        if revision is None and session is None and max_lag_ms is None:
+            reads = self._reads if read_from is None else self._routes.reads(self._routes.to(read_from))
+            found: Entry | None = reads.run(operations.get(key), self._connection.limit_s(timeout_s))
+            return found
+        call = calls.get(self._namespace, key, revision, self._token(session), max_lag_ms)
+        return self._run(call, timeout_s, read_from)
 
     def put(
         self,
@@ -194,14 +208,30 @@ class Client:
         self._writes.run_many(puts, many, room, self._connection.limit_s(timeout_s))
         return many.put_result()
 
-    def get_many(self, keys: Iterable[bytes], *, timeout_s: float | None = None) -> list[Entry | None]:
+    def get_many(
+        self,
+        keys: Iterable[bytes],
+        *,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Entry | None]:
         """Return the newest versions of many keys, in the order asked for; they need not be of one revision.
 
         ``timeout_s`` holds for each read.
         """
         room = threading.Event()
         many = Many(room.set, keep=True)
-        self._reads.run_many(map(operations.get, keys), many, room, self._connection.limit_s(timeout_s))
+        seek, limit_s, gets = self._routes.to(read_from), self._connection.limit_s(timeout_s), map(operations.get, keys)
+        if max_lag_ms is None:
+            self._routes.reads(seek).run_many(gets, many, room, limit_s)
+        else:  # what a frame demands holds for all in it, so these do not share frames with others' reads
+            lag_ms = calls.unsigned("max_lag_ms", max_lag_ms)
+            stream = Stream(self._routes.connection(seek), self._namespace, max_lag_ms=lag_ms)
+            try:
+                stream.run_many(gets, many, room, limit_s)
+            finally:
+                stream.close()
         return many.get_result()
 
     def scan(
@@ -215,6 +245,8 @@ class Client:
         keys_only: bool = False,
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> Generator[Entry, None, None]:
         """Return an iterator over the keys of a range or prefix, in order, all at one revision.
@@ -231,8 +263,9 @@ class Client:
             limit=limit,
             reverse=reverse,
             keys_only=keys_only,
+            max_lag_ms=max_lag_ms,
         )
-        return self._connection.scan(cursor, self._connection.limit_s(timeout_s))
+        return self._routes.connection(self._routes.to(read_from)).scan(cursor, self._connection.limit_s(timeout_s))
 
     def count(
         self,
@@ -242,11 +275,15 @@ class Client:
         end: bytes = b"",
         revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Return how many keys a range or prefix has."""
-        cursor = calls.scan(self._namespace, prefix, start, end, self._token(session), revision=revision, count_only=True)
-        for _ in self._connection.scan(cursor, self._connection.limit_s(timeout_s)):
+        token = self._token(session)
+        cursor = calls.scan(self._namespace, prefix, start, end, token, revision=revision, count_only=True, max_lag_ms=max_lag_ms)
+        connection = self._routes.connection(self._routes.to(read_from))
+        for _ in connection.scan(cursor, connection.limit_s(timeout_s)):
             pass
         return cursor.count
 
@@ -257,14 +294,16 @@ class Client:
         limit: int | None = None,
         before_revision: int | None = None,
         session: SessionToken | None = None,
+        read_from: ReadFrom | None = None,
+        max_lag_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> Generator[HistoryEntry, None, None]:
         """Return an iterator over what was done to a key, newest first, as far back as history is kept.
 
         ``before_revision`` leaves out what was done at it and later. ``timeout_s`` bounds the wait for each part.
         """
-        cursor = calls.history(self._namespace, key, limit, before_revision, self._token(session))
-        return self._pages(cursor, timeout_s)
+        cursor = calls.history(self._namespace, key, limit, before_revision, self._token(session), max_lag_ms)
+        return self._pages(cursor, timeout_s, self._routes.to(read_from))
 
     def sync(
         self,
@@ -326,7 +365,8 @@ class Client:
         is written already. ``timeout_s`` bounds the wait for the next item, not the whole. After a Timeout or an Unavailable
         the backup may have been made. Raises NoArchive and ArchiveError.
         """
-        return self._connection.backup(archive_calls.BackupCursor(), self._connection.limit_s(timeout_s))
+        limit_s = self._connection.limit_s(timeout_s)
+        return self._routes.connection(Seek.NODE).backup(archive_calls.BackupCursor(), limit_s)
 
     def content_hash(self, *, timeout_s: float = LONG_TIMEOUT_S) -> ContentHash:
         """Hash everything that the node's newest revision holds; equal for equal content, however it came to be.
@@ -338,16 +378,17 @@ class Client:
     def _token(self, session: SessionToken | None) -> SessionToken:
         return self._connection.session.token if session is None else session
 
-    def _run(self, call: calls.Call[ResultT], timeout_s: float | None) -> ResultT:
-        return self._connection.run(call, timeout_s)
+    def _run(self, call: calls.Call[ResultT], timeout_s: float | None, read_from: ReadFrom | None = None) -> ResultT:
+        return self._routes.of(call, read_from).run(call, timeout_s)
 
     def _join(self, operation: operations.Operation[ResultT], timeout_s: float | None) -> ResultT:
         """Put an operation in line with those of other callers."""
         limit_s = self._connection.limit_s(timeout_s)
-        stream = self._reads if operation.kind is Kind.GETS else self._writes
-        return cast("ResultT", stream.run(operation, limit_s))
+        if self._connection.retry.idempotent and operation.kind in operations.BY_KEY:
+            operation = operations.with_key(operation, self._make_key())
+        return cast("ResultT", self._writes.run(operation, limit_s))
 
-    def _pages(self, cursor: HistoryCursor, timeout_s: float | None) -> Generator[HistoryEntry, None, None]:
+    def _pages(self, cursor: HistoryCursor, timeout_s: float | None, seek: Seek) -> Generator[HistoryEntry, None, None]:
         """Bring the entries of a history, one part after the other."""
         while not cursor.finished:
-            yield from self._run(calls.history_page(cursor), timeout_s)
+            yield from self._routes.connection(seek).run(calls.history_page(cursor), timeout_s)

@@ -16,7 +16,7 @@ from kvctl.bytes_form import HEX, TEXT, BytesForm
 from kvctl.variables import PREFIX
 
 if TYPE_CHECKING:
-    from kvclient import Client
+    from kvclient import Client, ReadFrom
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -40,6 +40,8 @@ class Settings:
         self.namespace = ""
         self.output: str | None = None
         """``table``, ``json`` or ``raw``; None where the command's own default holds."""
+        self.read_from: ReadFrom = "primary"
+        """Which nodes may serve reads."""
         self.hex = False
         """Whether keys and values are taken and printed as hexadecimal digits."""
 
@@ -90,6 +92,7 @@ class Settings:
                 self.endpoint if endpoint is None else endpoint,
                 self.namespace if namespace is None else namespace,
                 self.limit_s,
+                read_from=self.read_from,
             )
         except ValueError as error:
             raise click.UsageError(str(error)) from error
@@ -128,7 +131,7 @@ def _option(
     *names: str, setting: str, help: str, of_group: bool, shown: bool = False, callback: Any = _keep, **more: Any
 ) -> Callable[[CommandT], CommandT]:
     """Return what adds an option that is kept in the settings; before the command it has a variable and always shows."""
-    variable = PREFIX + names[-1].partition("/")[0].lstrip("-").upper()
+    variable = PREFIX + names[-1].partition("/")[0].lstrip("-").replace("-", "_").upper()
     return click.option(
         *names,
         f"global_{setting}",
@@ -173,6 +176,13 @@ def _options(*, of_group: bool, with_hex: bool = False) -> Callable[[CommandT], 
             help="The form of the output; docs/kvctl.md describes each.",
             of_group=of_group,
             shown=True,
+        ),
+        _option(
+            "--read-from",
+            setting="read_from",
+            type=click.Choice(["primary", "followers", "any"]),
+            help="Which nodes may serve reads: 'primary' unless given; 'any': the first endpoint that answers.",
+            of_group=of_group,
         ),
         _option(
             "--hex/--no-hex",

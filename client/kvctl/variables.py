@@ -11,7 +11,7 @@ import os
 PREFIX = "KVCTL_"
 NAMES = frozenset(
     f"{PREFIX}{name}"
-    for name in ("ENDPOINT", "TIMEOUT", "NAMESPACE", "OUTPUT", "HEX", "FORMAT", "INTERVAL", "DATA_DIR", "ARCHIVE")
+    for name in ("ENDPOINT", "TIMEOUT", "NAMESPACE", "OUTPUT", "READ_FROM", "HEX", "FORMAT", "INTERVAL", "DATA_DIR", "ARCHIVE")
 )
 """Every variable that an option takes."""
 

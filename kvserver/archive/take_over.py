@@ -20,7 +20,7 @@ from kvserver.base.environment import Environment
 from kvserver.base.fs import FileSystem, read_file
 from kvserver.base.identity_file import create_identity, parse_identity
 from kvserver.base.paths import DataPaths
-from kvserver.base.register import Register
+from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Identity, Position
 
 
@@ -88,10 +88,10 @@ def _claim(env: Environment, register: Register, identity: Identity, catalog: Ca
             heard.setdefault(part.closing.by.number, part.closing.by)
     now_ms = env.clock.now_ms()
     for number in sorted(heard.keys() - mine.keys() - {0}):
-        register.claim(heard[number], "", now_ms)
+        register.claim(heard[number], NodeRecord("", "", ""), now_ms)
     newest = max(heard)
     if mine and max(mine) > newest:
         return mine[max(mine)]  # claimed by an attempt before this one
     epoch = Epoch(max(newest, *mine, 0) + 1, env.random_id())
-    register.claim(epoch, identity.node_id, now_ms)
+    register.claim(epoch, NodeRecord(identity.node_name, identity.node_id, ""), now_ms)
     return epoch

@@ -97,6 +97,38 @@ ARCHIVE_NAMES = (
 )
 """Those of the archive, its backups and restores; walked by campaigns of their own."""
 
+REPLICATION_NAMES = (
+    # a store on its way from one node to another
+    "bootstrap.after_checkpoint",
+    "bootstrap.after_part",
+    "bootstrap.after_copy",
+    # a log taken back to where histories part
+    "rewind.after_link",
+    "rewind.after_kept",
+    "rewind.after_cut",
+    # a copy that takes the place of what there was
+    "swap.after_marker",
+    "swap.after_out",
+    "swap.after_in",
+    "swap.after_unmarked",
+    # a promise made durable
+    "vow.after_write",
+    "vow.after_rename",
+    # a promotion, in the order of its steps
+    "promotion.after_look",
+    "promotion.after_claim",
+    "promotion.after_own_promise",
+    "promotion.after_promises",
+    "promotion.after_catch_up",
+    "promotion.after_take_over",
+    # the register of a single node on its way into a shared one
+    "register.move.after_claim",
+    "register.move.after_branch",
+    "register.move.after_copy",
+    "register.move.after_identity",
+)
+"""Those of several nodes together; walked by campaigns of their own."""
+
 _armed: dict[str, Callable[[], None]] = {}
 
 
@@ -110,7 +142,7 @@ def hit(name: str) -> None:
 
 def arm(name: str, action: Callable[[], None]) -> None:
     """Make ``hit(name)`` call the action. Raises KeyError for a name that the table does not hold."""
-    if name not in NAMES and name not in ARCHIVE_NAMES:
+    if name not in NAMES and name not in ARCHIVE_NAMES and name not in REPLICATION_NAMES:
         raise KeyError(f"no failpoint is called {name!r}")
     _armed[name] = action
 

@@ -1,13 +1,15 @@
-"""The file that says what a data folder is: made once, checked at every look.
+"""The file that says what a data folder is: made once, checked at every look; only its register may change.
 
 Whoever makes a folder into a store writes it: the first start of a server, and a restore that takes an old store over.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 from kvserver.base.environment import Environment
 from kvserver.base.errors import OpenRefused
-from kvserver.base.fs import create_once
+from kvserver.base.fs import create_once, write_new_file
 from kvserver.base.paths import DataPaths
 from kvserver.base.record_file import decode_record, encode_record
 from kvserver.base.types import Identity
@@ -32,17 +34,22 @@ def create_identity(
         created_ms=env.clock.now_ms(),
         register=register,
     )
-    fields = {
-        "store": _STORE,
-        "format_version": identity.format_version,
-        "cluster_id": identity.cluster_id.hex(),
-        "node_id": identity.node_id,
-        "created_ms": identity.created_ms,
-        "node_name": identity.node_name,
-        "register": identity.register,
-    }
-    create_once(env.fs, paths.identity, paths.identity_temporary, encode_record(fields))
+    create_once(env.fs, paths.identity, paths.identity_temporary, _encode(identity))
     return identity
+
+
+def replace_register(env: Environment, paths: DataPaths, identity: Identity, register: str) -> Identity:
+    """Say of a store that it claims its epochs in another register from now on, and return its new identity.
+
+    Durable on return; after a crash the file says the one or the other. Raises OSError.
+    """
+    changed = dataclasses.replace(identity, register=register)
+    if env.fs.exists(paths.identity_temporary):
+        env.fs.remove(paths.identity_temporary)
+    write_new_file(env.fs, paths.identity_temporary, _encode(changed))
+    env.fs.rename(paths.identity_temporary, paths.identity)
+    env.fs.sync_dir(paths.root)
+    return changed
 
 
 def parse_identity(paths: DataPaths, data: bytes) -> Identity:
@@ -63,4 +70,18 @@ def parse_identity(paths: DataPaths, data: bytes) -> Identity:
         format_version=version,
         created_ms=fields["created_ms"],
         register=fields["register"],
+    )
+
+
+def _encode(identity: Identity) -> bytes:
+    return encode_record(
+        {
+            "store": _STORE,
+            "format_version": identity.format_version,
+            "cluster_id": identity.cluster_id.hex(),
+            "node_id": identity.node_id,
+            "created_ms": identity.created_ms,
+            "node_name": identity.node_name,
+            "register": identity.register,
+        }
     )

@@ -52,6 +52,10 @@ class PipelineOptions:
     max_waiting: int = 20_000
     """Submissions in that line; above it they are refused."""
     max_waiting_bytes: int = 64 * MIB
+    max_unreplicated: int = 20_000
+    """Answers that are durable here and wait for the policy's quorum; above it submissions wait in line."""
+    max_unreplicated_bytes: int = 64 * MIB
+    """The same for bytes of commits and answers."""
     memory_limit_bytes: int = 256 * MIB
     """What is not in tables yet may occupy, bookkeeping included; above it writes wait in line. 0: no limit."""
     overlap: bool = True
@@ -61,6 +65,8 @@ class PipelineOptions:
         """Refuse values that do not fit together with ValueError."""
         _require(self.max_unwritten_bytes >= MAX_LOG_FRAME_BYTES, "max_unwritten_bytes must hold one frame")
         _require(self.max_waiting >= 1, "max_waiting must be at least 1")
+        _require(self.max_unreplicated >= 1, "max_unreplicated must be at least 1")
+        _require(self.max_unreplicated_bytes >= 1, "max_unreplicated_bytes must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@
     restore/<n>.part                          what is being fetched
     PROMISE                                   the highest epoch that the node has promised to obey; replaced
     SLOTS                                     who follows, and from where on the log is held for each; replaced
-    incoming/                                 a copy of the store that is to take the place of the one there is: wal/, tables/, ORIGIN
+    incoming/                                 a copy of the store that is to take the place of the one there is
     SWAP                                      it is whole, and taking its place; a start goes on with that
     replaced/                                 what it took the place of; removed when it has
-    lost/<segment name>                       what this node wrote and the cluster went on without; readable, never used again
+    lost/<first>-<last>-<chain>/wal/...       revisions that the cluster went on without, in whole segments; never used again
 
 Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
 
@@ -88,6 +88,10 @@ class DataPaths:
         self.swap_temporary = root / "SWAP.tmp"
         self.replaced = root / "replaced"
         self.lost = root / "lost"
+
+    def lost_history(self, first_revision: int, last_revision: int, chain: bytes) -> DataPaths:
+        """Return the paths of the folder that keeps revisions which the cluster went on without, by the chain at their end."""
+        return DataPaths(self.lost / f"{first_revision:016x}-{last_revision:016x}-{chain[:4].hex()}")
 
     def being_fetched(self, number: int) -> Path:
         """Return the path under which a restore fetches a file or a segment before it has its place."""

@@ -1,5 +1,6 @@
-"""The register: where epochs are claimed, and what all nodes of a cluster see alike. ``kvserver.replication`` has the kinds there are.
+"""The register: where epochs are claimed, and what all nodes of a cluster see alike.
 
+``kvserver.replication`` has the kinds there are.
 A cluster has exactly one, fixed in the identity of its nodes. A register of a single node lies in its data folder; one of several
 nodes lies in a folder that all of them see, or in object storage. Whatever is in it is created once and never changed, but for
 the records of nodes (where each is spoken to).

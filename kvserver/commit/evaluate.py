@@ -23,6 +23,7 @@ from kvserver.base.errors import (
     UnknownNamespace,
 )
 from kvserver.base.limits import MAX_COMMIT_BYTES, MAX_COMMIT_MUTATIONS
+from kvserver.base.policy import make_policy
 from kvserver.base.types import DEFAULT_NAMESPACE
 from kvserver.commit.requests import (
     Batch,
@@ -31,8 +32,10 @@ from kvserver.commit.requests import (
     Delete,
     DeleteSpan,
     DropNamespace,
+    ForgetAnswers,
     Mutation,
     Put,
+    SetPolicy,
     Single,
 )
 from kvserver.commit.state import State
@@ -69,6 +72,10 @@ def evaluate(request: Single, state: State, assigned: int, pin: Pin | None = Non
             return _drop_namespace(request, state, assigned)
         case CompactHistory():
             return _compact_history(request, state, assigned)
+        case SetPolicy():
+            return _set_policy(request, state)
+        case ForgetAnswers():
+            return Evaluated(state.answers.forget_effects(request.before_ms), 0)
 
 
 def _put(request: Put, state: State, assigned: int, pin: Pin) -> Evaluated:
@@ -216,6 +223,13 @@ def _compact_history(request: CompactHistory, state: State, assigned: int) -> Ev
     if oldest <= already:
         return Evaluated([], commit)
     return Evaluated(state.compaction_effects(oldest), 0)
+
+
+def _set_policy(request: SetPolicy, state: State) -> Evaluated:
+    newest, wanted = state.newest_policy, make_policy(request.policy.write_quorum, request.policy.members)
+    if wanted.is_same_rule(newest):
+        return Evaluated([], newest.revision)
+    return Evaluated(state.policy_effects(wanted), 0)
 
 
 def _require(namespace: int, key: bytes, wanted: int, state: State, pin: Pin) -> tuple[int, bool]:

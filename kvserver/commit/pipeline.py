@@ -12,15 +12,20 @@ Nobody may learn of them. These invariants keep it so:
 
     I1  Order of submission is order of revision is order in the log is order of visibility. ``_carry_out`` has no ``await``
         in it; one event loop runs it; the queue to the log thread keeps order.
-    I2  ``visible <= durable``. Readers read at ``visible``; it moves only when a group's sync has returned.
+    I2  ``visible <= durable`` and, where the policy names a quorum, ``visible <= replicated``. Readers read at ``visible``; it
+        moves only when a group's sync has returned, and the quorum has acknowledged it. Which quorums must have it is
+        settled in the turn in which the commit of a policy gets its revision: it is never shown by the old rule alone.
     I3  Every answer carries the highest revision that it shows something of, and is held until that is visible. A failed
         condition, an absent key and a read within a stream show things as much as a success does. Such an answer goes
-        through the same queue as a submission without bytes, and so comes back when all before it is durable.
+        through the same queue as a submission without bytes, and so comes back when all before it is durable. What comes
+        back durable and not yet visible is kept, in order (``showing``), and counts: above a bound nothing is admitted.
     I4  A submission's bytes and who waits for them cross to the log thread as one item, before the sync they share.
     I5  What has a revision has its place on disk: a submission is admitted only while the log has room ready for it.
         What is not admitted waits in line, in order, or is refused; nothing of it was carried out, so NOT_WRITTEN is true.
     I6  After a failed write or sync nothing new is evaluated, shown or acknowledged any more. Writes that had a revision are
         answered OUTCOME_UNKNOWN; the process ends.
+    I7  After ``fence`` nothing new is evaluated, shown or acknowledged either: another node is primary. What the log brings
+        back is durable here, and told OUTCOME_UNKNOWN. Reads at what is visible go on, and so does the process.
 
 Evaluation sees the newest state, not the visible one: a condition on a key that the write before it changed must be judged
 by that change, although nobody has been told of it yet. I3 is what makes that safe.
@@ -37,30 +42,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kvserver.base.errors import Corruption, KvError, OutcomeUnknown
+from kvserver.base.errors import Corruption, KvError, NotServing, OutcomeUnknown
 from kvserver.base.options import PipelineOptions
 from kvserver.base.types import Position
+from kvserver.commit.admission import Admission
 from kvserver.commit.evaluate import evaluate
-from kvserver.commit.line import WaitingLine
+from kvserver.commit.keyed import judge
 from kvserver.commit.log_port import CLAIM_OVERHEAD, Log
 from kvserver.commit.marks import Marks
 from kvserver.commit.reading import Reader
-from kvserver.commit.refusals import log_failed, no_such_revision_yet, overloaded, repeated, space_refusal, write_refused
-from kvserver.commit.requests import Committed, Found, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
+from kvserver.commit.refusals import log_failed, no_such_revision_yet, policy_unmet, repeated, write_refused
+from kvserver.commit.requests import Committed, Found, Keyed, Put, PutRun, ReadRun, Request, RunDone, Single, size_bytes
+from kvserver.commit.showing import AnyTicket, Showing, Unanswered, unanswered
 from kvserver.commit.state import State
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.storage.view import Pin
 from kvserver.wal.commit_record import encode_commit, encode_put_run
 from kvserver.wal.group_commit import CUT, SEAL, SEAL_NOW, GroupDone, Submission
 
+__all__ = ["AnyTicket", "CommitPipeline"]
+
 Answer = TypeVar("Answer")
-AnyTicket = Ticket[Any]
 
 
-class CommitPipeline:
+class CommitPipeline(Admission):
     """Takes requests, gives tickets. All methods belong to the event loop."""
 
     def __init__(self, state: State, marks: Marks, log: Log, options: PipelineOptions, reader: Reader) -> None:
+        super().__init__(log, options)
         self.state = state
         self.marks = marks
         self.on_cut: Callable[[Position], None] = lambda position: None
@@ -71,23 +80,13 @@ class CommitPipeline:
         self.failure: BaseException | None = None
         self.commits = 0
         """Commits made since the start."""
-        self.refused = 0
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called once, when the pipeline has failed."""
-        self.refusing: KvError | None = None
-        """What writes are refused with, before they get a revision, for a reason that lies elsewhere; None: they are not.
-
-        Whoever changes it calls ``admit_waiting``. A rule of admission like any other, so it costs nothing more than it.
-        """
-        self._log = log
-        self._options = options
-        self._line = WaitingLine(options)
-        self._waiting = self._line.tickets
-        self._unwritten_bytes = 0
-        self._unwritten = 0
-        self._room = log.room()
-        """The log's room when it was last asked, less what was claimed since."""
-        self._sealing = False
+        self.on_visible: Callable[[], None] = lambda: None
+        """Called when something has become visible by ``set_replicated``."""
+        self._closing = False
+        self._showing = Showing(marks, options, lambda position: self.on_cut(position))
+        state.on_policy = self._await_policy
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -107,15 +106,15 @@ class CommitPipeline:
     def read_now(self, request: ReadRun, convert: Callable[[Any], Answer]) -> Ticket[Answer]:
         """Read the newest state past those who stand in line: for whoever has no write of its own among them."""
         ticket = Ticket(request, convert)
-        if self.failure is not None or self._blocked(in_batch=False):
+        if self._over is not None or self._blocked(in_batch=False):
             return self.submit_ticket(ticket)
         self._carry_out(ticket, 0)
         return ticket
 
     def submit_ticket(self, ticket: Ticket[Answer]) -> Ticket[Answer]:
         """Do what ``submit`` does for a ticket that was made before."""
-        if self.failure is not None:
-            ticket.fail(log_failed())
+        if self._over is not None:
+            ticket.fail(repeated(self._over))
             return ticket
         size = size_bytes(ticket.request)
         if self._waiting or not self._admits(size):
@@ -129,14 +128,35 @@ class CommitPipeline:
         revision that was not given out yet."""
         if revision <= self.marks.visible:
             return answered(revision)
+        ticket = self._waits_for(revision)
+        if ticket.done:
+            return ticket
+        if self._full:
+            ticket.fail(policy_unmet(len(self._waiting), self.why_unmet()))
+        elif self.marks.replicated is None:
+            self._hand_over(b"", 0, ticket)
+        else:
+            self._showing.await_visible(revision, ticket)
+            self._full = self._showing.is_full
+        return ticket
+
+    def when_durable(self, revision: int) -> Ticket[int]:
+        """Return a ticket that is answered when a revision is on this node's disk, whether the quorum has it or not."""
+        if revision <= self.marks.durable:
+            return answered(revision)
+        ticket = self._waits_for(revision)
+        if not ticket.done:
+            self._showing.await_durable(revision, ticket)
+        return ticket
+
+    def _waits_for(self, revision: int) -> Ticket[int]:
         ticket: Ticket[int] = Ticket(None, lambda outcome: int(outcome))
-        if self.failure is not None:
-            ticket.fail(log_failed())
+        if self._over is not None:
+            ticket.fail(repeated(self._over))
         elif revision > self.marks.assigned:
             ticket.fail(no_such_revision_yet(revision, self.marks.visible))
         else:
             ticket.decide(revision)
-            self._hand_over(b"", 0, ticket)
         return ticket
 
     def request_seal(self, now: bool = False) -> bool:
@@ -144,7 +164,7 @@ class CommitPipeline:
 
         Say whether the log was asked: it is not while it is busy with the last time.
         """
-        asks = self.failure is None and not self._sealing
+        asks = self._over is None and not self._sealing
         if asks:
             self._sealing = True
             self._log.submit_to_log(SEAL_NOW if now else SEAL)
@@ -154,83 +174,6 @@ class CommitPipeline:
         """Have a frame of the log end with what was submitted so far; ``on_cut`` tells where that is."""
         if self.failure is None:
             self._log.submit_to_log(CUT)
-
-    @property
-    def unwritten(self) -> int:
-        """Return how many submissions the log has not brought back yet."""
-        return self._unwritten
-
-    @property
-    def waiting(self) -> int:
-        """Return how many requests stand in line."""
-        return len(self._waiting)
-
-    # -- admission ------------------------------------------------------------------------------------------------
-
-    def _admits(self, size: int, in_batch: bool = False) -> bool:
-        """Say whether a request of this size may be carried out now; ``in_batch``: together with others that waited."""
-        if not size:
-            return not self._blocked(in_batch)
-        if self.refusing is not None or self._memory_is_full():
-            return False
-        if self._blocked(in_batch) or (
-            self._unwritten_bytes and self._unwritten_bytes + size > self._options.max_unwritten_bytes
-        ):
-            return False
-        if size + CLAIM_OVERHEAD > self._room:
-            self._room = self._log.room() - self._unwritten_bytes
-        return size + CLAIM_OVERHEAD <= self._room
-
-    def _blocked(self, in_batch: bool) -> bool:
-        return self._sealing or (self._unwritten > 0 and not self._options.overlap and not in_batch)
-
-    def _stand_in_line(self, ticket: AnyTicket, size: int) -> None:
-        error = self._refusal(size)
-        if error is None and not self._line.takes(size):
-            error = overloaded(len(self._waiting))
-        if error is not None:
-            self.refused += 1
-            ticket.fail(error)
-            return
-        self._line.join(ticket, size)
-        if len(self._waiting) == 1:  # room gained since it was asked for was told to nobody, as nobody waited yet
-            self.admit_waiting()
-
-    def _refusal(self, size: int) -> KvError | None:
-        """Return the refusal of a write that is not wanted, or has no room and will get none; None where it may wait."""
-        if not size:
-            return None
-        if self.refusing is not None:
-            return repeated(self.refusing)
-        if self._memory_is_full():
-            refusal = self._log.memory_refusal()
-            if refusal is not None:
-                return refusal
-        reason = self._log.space_error()
-        if reason is None:
-            return None
-        if self._log.room() - self._unwritten_bytes >= size + CLAIM_OVERHEAD:
-            return None
-        return space_refusal(reason)
-
-    def admit_waiting(self) -> None:
-        """Carry out what waits in line and fits now, in order; refuse what never will."""
-        in_batch = not self._unwritten  # without overlap, all that waited for one group make the next
-        while self._waiting and self.failure is None:
-            ticket = self._waiting[0]
-            size = ticket.waiting_bytes
-            if ticket.done:  # gave up
-                self._line.leave()
-            elif self._admits(size, in_batch):
-                self._line.leave()
-                self._carry_out(ticket, size)
-            else:
-                error = None if self._blocked(in_batch) else self._refusal(size)
-                if error is None:
-                    return
-                self._line.leave()
-                self.refused += 1
-                ticket.fail(error)
 
     # -- carrying out ---------------------------------------------------------------------------------------------
 
@@ -245,6 +188,8 @@ class CommitPipeline:
                 self._carry_out_run(ticket, request)
             elif isinstance(request, Put) and request.if_revision is None:
                 self._carry_out_put(ticket, request)
+            elif isinstance(request, Keyed):
+                self._carry_out_keyed(ticket, request)
             else:
                 self._carry_out_single(ticket, request)
         except Corruption as error:  # of a row that was read beforehand
@@ -259,9 +204,8 @@ class CommitPipeline:
         if self.state.dropped:
             self.state.require_live(request.namespace)
         commits = len(request.keys)
-        data = encode_put_run(request.namespace, request.keys, request.values)
         first = self.marks.assigned + 1
-        self._assign(ticket, RunDone(first, commits), data, commits)
+        self._assign(ticket, RunDone(first, commits), encode_put_run(request.namespace, request.keys, request.values), commits)
         self.state.memtable.put_run(request.namespace, request.keys, request.values, first)
         self.marks.applied = self.marks.assigned
         self._answer_memory(ticket)
@@ -288,6 +232,16 @@ class CommitPipeline:
         self.state.apply(done.effects, revision)
         self.marks.applied = revision
         self._answer_memory(ticket)
+
+    def _carry_out_keyed(self, ticket: AnyTicket, request: Keyed) -> None:
+        step = judge(request, self.state, self.marks.assigned, ticket.pin)
+        if step.commits:
+            self._assign(ticket, step.outcome, step.data, step.commits)
+            step.apply(self.state)
+            self.marks.applied = self.marks.assigned
+            self._answer_memory(ticket)
+        else:
+            self._decide(ticket, step.outcome, step.depends_on)
 
     def _assign(self, ticket: AnyTicket, outcome: object, data: bytes, commits: int) -> None:
         """Give the commits their revisions and hand them to the log, which may write them while memory is filled."""
@@ -339,10 +293,6 @@ class CommitPipeline:
         found.on_done(on_found)
         self._decide(ticket, None, depends_on)
 
-    def _memory_is_full(self) -> bool:
-        limit = self._options.memory_limit_bytes
-        return bool(limit) and self.state.view.unflushed_bytes >= limit
-
     # -- coming back ----------------------------------------------------------------------------------------------
 
     def on_group_done(self, done: GroupDone[AnyTicket]) -> None:
@@ -355,34 +305,85 @@ class CommitPipeline:
             self._fail(failure, done.submissions)
             return
         self.position = done.position
-        self.marks.move_durable(done.position.revision)
         if done.control is SEAL or done.control is SEAL_NOW:
             self._sealing = False
-        elif done.control is CUT:
-            self.on_cut(done.position)
         self._room = self._log.room() - self._unwritten_bytes
+        if self._over is not None:
+            self.marks.move_durable(done.position.revision)
+            if done.control is CUT and done.position.revision <= self.marks.visible:
+                self.on_cut(done.position)
+            self._refuse(unanswered(done.submissions), self._over)
+            return
         try:
-            complete_all(submission.waiter for submission in done.submissions if submission.waiter is not None)
+            self._showing.came_back(done)
         finally:
-            if self._waiting:
-                self.admit_waiting()
+            self._go_on()
+        if self._closing:
+            self.close()
+
+    def set_replicated(self, revision: int | None) -> None:
+        """Note what the policy's quorum has, None: none is waited for; show and answer what that makes visible."""
+        if self._over is not None:
+            return
+        before = self.marks.visible
+        try:
+            self._showing.move_replicated(revision)
+        finally:
+            self._go_on()
+            if self.marks.visible > before:
+                self.on_visible()
+
+    def _await_policy(self) -> None:
+        """Hold the commit of a policy, which has its revision now, until somebody says what the quorums have (I2).
+
+        Called in the middle of carrying it out, so nobody else is called from here.
+        """
+        self.state.forget_policies(self.marks.visible)
+        if self.marks.replicated is None and self.state.needs_quorum(self.marks.visible):
+            self.marks.move_replicated(0)
+
+    def _go_on(self) -> None:
+        self._full = self._showing.is_full
+        if self._waiting:
+            self.admit_waiting()
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def fence(self, error: KvError) -> None:
+        """Carry out, show and acknowledge nothing from now on, because another node is primary (I7). Twice does no harm: the
+        last error is what later requests are answered with."""
+        if self.failure is not None:
+            return
+        self._over = error
+        self.marks.move_replicated(0)
+        self._refuse([], error)
+
+    def close(self) -> None:
+        """Tell those who would have to wait, for the quorum or in line, that the node ends; to be called when nothing new is
+        submitted. What the log still brings back is told as ever where it becomes visible at once."""
+        self._closing = True
+        if self._over is None:
+            self._refuse([], NotServing("the node is stopping; nothing of this request was written"))
 
     def _fail(self, error: BaseException, submissions: list[Submission[AnyTicket]]) -> None:
         """Answer everything with what can be said truthfully after the log failed (I6)."""
-        self._enter_failure(error)
-        told = [submission.waiter for submission in submissions if submission.waiter is not None]
-        for submission in submissions:
-            if submission.waiter is not None and not submission.waiter.done:
-                submission.waiter.fail_with(OutcomeUnknown() if submission.commits else log_failed())
+        self._over = log_failed()
+        if self.failure is None:
+            self.failure = error
+            self.on_failure(error)
+        self._refuse(unanswered(submissions), self._over)
+
+    def _refuse(self, submitted: list[Unanswered], error: KvError) -> None:
+        """Tell those whose commits may or may not be kept so, and everybody else the error: nothing of theirs was written."""
+        told: list[AnyTicket] = []
+        for ticket, has_commits in (*self._showing.take_all(), *submitted):
+            if not ticket.done:
+                ticket.fail_with(OutcomeUnknown() if has_commits else repeated(error))
+                told.append(ticket)
         while self._waiting:
             ticket = self._waiting[0]
             self._line.leave()
             if not ticket.done:
-                ticket.decide(log_failed())
+                ticket.decide(repeated(error))
                 told.append(ticket)
         complete_all(told)
-
-    def _enter_failure(self, error: BaseException) -> None:
-        if self.failure is None:
-            self.failure = error
-            self.on_failure(error)

@@ -67,6 +67,16 @@ def overloaded(waiting: int) -> Refused:
     )
 
 
+def policy_unmet(waiting: int, why: str) -> Refused:
+    """Return the refusal of a request while too much waits for the policy's quorum; ``why``: who is missing, where known."""
+    reason = f" ({why})" if why else ""
+    return Refused(
+        Code.POLICY_UNMET,
+        f"the policy is not met{reason}, and {waiting} requests wait for it already; nothing of this one was written",
+        "see who is missing with: kvctl cluster status; or give the quorum up for now with: kvctl cluster policy degrade",
+    )
+
+
 def no_such_revision_yet(revision: int, visible: int) -> RevisionError:
     """Return the answer to whoever asks for a revision that was not given out yet."""
     return RevisionError(
@@ -85,9 +95,11 @@ def archive_behind(reason: str) -> Refused:
     )
 
 
-def repeated(refusal: KvError) -> Refused:
-    """Return a refusal in the same words for one caller: one that all of them raised would keep what each was about alive."""
-    return Refused(refusal.code, refusal.message, refusal.hint)
+def repeated(error: KvError) -> KvError:
+    """Return the same error for one caller: one that all of them raised would keep what each was about alive."""
+    same = type(error).__new__(type(error), *error.args)
+    vars(same).update(vars(error), details=dict(error.details))
+    return same
 
 
 def disk_full() -> Refused:

@@ -6,7 +6,9 @@ import dataclasses
 from typing import NamedTuple, TypeAlias
 
 from kvserver.base.limits import MAX_COMMIT_BYTES
+from kvserver.base.policy import Policy
 from kvserver.base.types import Version
+from kvserver.commit.idempotency import FORGET_AT_ONCE, ROW_BYTES, IdempotencyKey
 from kvserver.storage.ranges import KeySpan
 
 
@@ -69,12 +71,44 @@ class CompactHistory:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """Let another policy hold from this commit on; until it is visible, the one before it must hold too."""
+
+    policy: Policy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PutRun:
     """Many commits of one unconditional put each; the columns have equal length."""
 
     namespace: int
     keys: list[bytes]
     values: list[bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeleteRun:
+    """Many deletions of one key each; every one that finds its key is a commit of its own. Only within ``Keyed``."""
+
+    namespace: int
+    keys: list[bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keyed:
+    """Carry a write out once, however often it comes under its key; what it comes to is remembered with it."""
+
+    request: Put | Delete | DeleteSpan | Batch | PutRun | DeleteRun
+    key: IdempotencyKey
+    now_ms: int
+    """The time on this node."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForgetAnswers:
+    """Forget what was issued under keys before a time, so much of it as fits a commit."""
+
+    before_ms: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,8 +119,10 @@ class ReadRun:
     keys: list[bytes]
 
 
-Single: TypeAlias = Put | Delete | DeleteSpan | Batch | CreateNamespace | DropNamespace | CompactHistory
-Request: TypeAlias = Single | PutRun | ReadRun
+Single: TypeAlias = (
+    Put | Delete | DeleteSpan | Batch | CreateNamespace | DropNamespace | CompactHistory | ForgetAnswers | SetPolicy
+)
+Request: TypeAlias = Single | PutRun | ReadRun | Keyed
 
 
 class Committed(NamedTuple):
@@ -105,6 +141,16 @@ class RunDone(NamedTuple):
 
     first_revision: int
     commits: int
+
+
+class DeletesDone(NamedTuple):
+    """The revisions of a run of deletions."""
+
+    first_revision: int
+    commits: int
+    absent: bytes
+    """A bit for each key, the lowest first, set where there was nothing to delete; empty: there was everywhere."""
+    depends_on: int
 
 
 class Found(NamedTuple):
@@ -127,9 +173,15 @@ def size_bytes(request: Request) -> int:
             return MAX_COMMIT_BYTES + 64
         case Batch():
             return min(sum(map(size_bytes, request.mutations)), MAX_COMMIT_BYTES) + 64
-        case CreateNamespace() | DropNamespace() | CompactHistory():
+        case CreateNamespace() | DropNamespace() | CompactHistory() | SetPolicy():
             return 1024
-        case ReadRun():
+        case ForgetAnswers():
+            return 64 * FORGET_AT_ONCE
+        case Keyed(DeleteRun(keys=keys)):
+            return sum(map(len, keys)) + 21 * len(keys) + ROW_BYTES
+        case Keyed(PutRun() | Put() | Delete() | DeleteSpan() | Batch() as inner):
+            return size_bytes(inner) + ROW_BYTES
+        case ReadRun() | Keyed():
             return 0
 
 
@@ -138,6 +190,8 @@ def spans_of(request: Request) -> list[DeleteSpan]:
     match request:
         case DeleteSpan():
             return [request]
+        case Keyed(DeleteSpan() | Batch() as inner):
+            return spans_of(inner)
         case Batch():
             return [mutation for mutation in request.mutations if isinstance(mutation, DeleteSpan)]
         case _:
@@ -149,6 +203,10 @@ def judged_keys(request: Request) -> list[tuple[int, bytes]]:
     match request:
         case Delete():
             return [(request.namespace, request.key)]
+        case Keyed(DeleteRun(namespace=namespace, keys=keys)):
+            return [(namespace, key) for key in keys]
+        case Keyed(Put() | Delete() | Batch() as inner):
+            return judged_keys(inner)
         case Put():
             return [] if request.if_revision is None else [(request.namespace, request.key)]
         case Batch():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from kvserver.base.errors import UnknownNamespace
+from kvserver.base.policy import ASYNC, Policy, decode_policy, encode_policy
 from kvserver.base.types import CREATION_REVISION, DEFAULT_NAMESPACE, FIRST_NAMESPACE, SYSTEM_NAMESPACE
+from kvserver.commit.idempotency import ROWS as IDEMPOTENCY_ROWS
+from kvserver.commit.idempotency import Answers
 from kvserver.storage.memtable import Memtable
 from kvserver.storage.resolve import DROPPED_ROW
 from kvserver.storage.rows import data_span, decode_version, key_of
@@ -17,6 +20,7 @@ from kvserver.wal.commit_record import DELETE, EFFECTS, ONE_LENGTH, PUT, Effect,
 _NAMESPACE_ROW = b"namespace/"
 _NEXT_ID_ROW = b"next-namespace-id"
 _OLDEST_ROW = b"oldest-readable-revision"
+_POLICY_ROW = b"policy"
 
 CATALOGUE_SPAN = data_span(SYSTEM_NAMESPACE, b"", b"")
 """Where the tables hold the system's own rows."""
@@ -45,8 +49,14 @@ class State:
         self.dropped: dict[int, NamespaceEntry] = {}
         """The dropped namespaces, by number: nothing is written to them, and their rows give their space back."""
         self.next_namespace_id = FIRST_NAMESPACE
+        self.answers = Answers()
+        """What became of writes that carried an idempotency key."""
         self._oldest = [(0, CREATION_REVISION)]
         """The newest commits that gave history up, each with the oldest revision that it left readable."""
+        self._policies = [ASYNC]
+        """Oldest first."""
+        self.on_policy: Callable[[], None] = lambda: None
+        """Called when the commit of a policy is being applied."""
 
     @property
     def memtable(self) -> Memtable:
@@ -110,6 +120,35 @@ class State:
         """Return the effects of giving up what is older than a revision."""
         return [Effect(PUT, SYSTEM_NAMESPACE, _OLDEST_ROW, oldest.to_bytes(8, "little"))]
 
+    # -- the policy -----------------------------------------------------------------------------------------------
+
+    @property
+    def newest_policy(self) -> Policy:
+        """Return the policy that the newest commit of one set, visible or not."""
+        return self._policies[-1]
+
+    def policies_at(self, visible: int) -> list[Policy]:
+        """Return the policies that must hold for what is not visible yet, oldest first: the one in force at the visible
+        revision, and each that a later commit set, for as long as that is not visible itself. A change needs both quorums.
+
+        At an open everything behind the tables counts as later, so whatever was in force when it was written must hold.
+        """
+        later = next((place for place, policy in enumerate(self._policies) if policy.revision > visible), len(self._policies))
+        return self._policies[max(0, later - 1) :]
+
+    def needs_quorum(self, visible: int) -> bool:
+        """Say whether any of these policies names a quorum."""
+        return any(policy.write_quorum for policy in self.policies_at(visible))
+
+    def forget_policies(self, visible: int) -> None:
+        """Forget the policies that do not matter any more once a revision is visible."""
+        self._policies = self.policies_at(visible)
+
+    @staticmethod
+    def policy_effects(policy: Policy) -> list[Effect]:
+        """Return the effects of setting a policy."""
+        return [Effect(PUT, SYSTEM_NAMESPACE, _POLICY_ROW, encode_policy(policy))]
+
     # -- changing -------------------------------------------------------------------------------------------------
 
     def apply(self, effects: list[Effect], revision: int) -> None:
@@ -126,7 +165,9 @@ class State:
             self._apply_system_row(key_of(row_key), stored.value, stored.mod_revision)
 
     def _apply_system_row(self, key: bytes, value: bytes | None, revision: int) -> None:
-        if key.startswith(_NAMESPACE_ROW) and value is not None:
+        if key.startswith(IDEMPOTENCY_ROWS):
+            self.answers.apply(key, value, revision)
+        elif key.startswith(_NAMESPACE_ROW) and value is not None:
             name = key[len(_NAMESPACE_ROW) :].decode()
             self.namespaces[name] = NamespaceEntry(name, int.from_bytes(value, "little"), revision)
         elif key.startswith(DROPPED_ROW) and value is not None:
@@ -141,6 +182,9 @@ class State:
             self.next_namespace_id = int.from_bytes(value, "little")
         elif key == _OLDEST_ROW and value is not None:
             self._oldest = [*self._oldest[-4096:], (revision, int.from_bytes(value, "little"))]
+        elif key == _POLICY_ROW and value is not None:
+            self._policies.append(decode_policy(value, revision))
+            self.on_policy()
 
     def replay_group(self, first_revision: int, count: int, payload: bytes) -> None:
         """Insert the commits of one group. Raises ValueError where the payload does not parse to exactly ``count``.

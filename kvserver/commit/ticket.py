@@ -40,6 +40,21 @@ class Ticket(Generic[Answer]):
         """Say whether the request still stands in line: nothing of it was carried out."""
         return self.waiting_bytes >= 0
 
+    @property
+    def succeeded(self) -> bool:
+        """Say whether there is an answer, and it is no error."""
+        return self.done and not isinstance(self._outcome, BaseException)
+
+    @property
+    def outcome(self) -> object:
+        """Return what will be answered, as far as it is known."""
+        return self._outcome
+
+    @property
+    def is_held(self) -> bool:
+        """Say whether something that the answer needs is not there yet."""
+        return self._holds > 0
+
     def decide(self, outcome: object) -> None:
         """Set what will be answered: a result, or an exception to be raised."""
         self._outcome = outcome

@@ -11,16 +11,24 @@ from kvserver.base.errors import NotServing
 from kvserver.base.types import Position
 from kvserver.commit.pipeline import CommitPipeline
 from kvserver.commit.refusals import log_failed
+from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.engine.obsolete_files import ARCHIVE, Holds, SegmentDeleter
 from kvserver.engine.worker import Worker
-from kvserver.wal.log import LogWriter
+from kvserver.wal.node_log import NodeLog
 
 
 class Archiving:
     """The hold of the archive, and seals on demand. Belongs to the event loop; segments are removed on the thread ``flush``."""
 
-    def __init__(self, pipeline: CommitPipeline, log: LogWriter, holds: Holds, worker: Worker, deleter: SegmentDeleter) -> None:
+    def __init__(
+        self,
+        pipeline: CommitPipeline | ReplayPipeline,
+        log: NodeLog,
+        holds: Holds,
+        worker: Worker,
+        deleter: SegmentDeleter,
+    ) -> None:
         self._pipeline = pipeline
         self._marks = pipeline.marks
         self._log = log
@@ -50,6 +58,17 @@ class Archiving:
         if self._held_from is not None and position.revision >= self._held_from:
             self._held_from = position.revision + 1
             self._holds.set(ARCHIVE, self._held_from)
+            self._worker.run(self._deleter.delete_obsolete, _nobody)
+
+    def heard(self, revision: int) -> None:
+        """Note that the primary's archive holds everything up to a revision: as a follower, hold what is behind that.
+
+        From the first such word on, whether an archive was known of or not: the archive may need this node's log one day.
+        """
+        self._marks.move_archived(min(revision, self._marks.visible))
+        if self._held_from is None or revision >= self._held_from:
+            self._holds.set_from(ARCHIVE, revision + 1)  # nobody may have held it until now
+            self._held_from = revision + 1
             self._worker.run(self._deleter.delete_obsolete, _nobody)
 
     # -- seals ----------------------------------------------------------------------------------------------------
@@ -109,7 +128,7 @@ class Archiving:
 
     def _sealed_upto(self) -> int:
         """Return the revision before the open segment."""
-        return self._log.segment.header.first_revision - 1
+        return self._log.sealed_revision()
 
     def _tell_no_seal(self) -> None:
         waiting, self._waiting = self._waiting, []

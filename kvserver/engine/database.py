@@ -1,8 +1,8 @@
 """The database of one node: open, write, read, close. The class to read first.
 
 Everything but ``open`` and ``close`` belongs to one event loop and does not block it. What blocks is done by threads that each
-do one thing after the other: ``log-writer`` and ``log-space`` (the log), ``tables`` (reads and ingests), ``flush`` (waits for
-the helper that builds tables, removes segments), ``upkeep`` (gives space back).
+do one thing after the other: ``log-writer`` and ``log-space`` (the log; ``log-receiver`` on a follower), ``tables`` (reads and
+ingests), ``flush`` (waits for the helper that builds tables, removes segments), ``upkeep`` (gives space back).
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ from typing import Any, TypeVar
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
 from kvserver.base.errors import KvError
-from kvserver.base.events import CheckpointMade, Listener, LogPoisoned, ignore
+from kvserver.base.events import CheckpointMade, Listener, ignore
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
-from kvserver.base.register import Register
-from kvserver.base.types import Identity, Position, Version
+from kvserver.base.register import NodeRecord, Register
+from kvserver.base.types import Epoch, Identity, Position, Role, Version
 from kvserver.commit.marks import Marks
-from kvserver.commit.pipeline import AnyTicket, CommitPipeline
+from kvserver.commit.pipeline import CommitPipeline
 from kvserver.commit.reading import Reader, compacted
-from kvserver.commit.refusals import flush_refusal
+from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.requests import Request, spans_of
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.archiving import Archiving
 from kvserver.engine.checkpoint import CheckpointDone, check_target, make_checkpoint, origin_of
-from kvserver.engine.figures import Measured
 from kvserver.engine.flushing import Flusher, FlushFloor
+from kvserver.engine.following import Following
+from kvserver.engine.freshness import Contact, FollowerReads
 from kvserver.engine.history import HistoryBounds, HistoryFound, read_history
-from kvserver.engine.obsolete_files import Holds, SegmentDeleter
+from kvserver.engine.leading import Leading
+from kvserver.engine.log_side import LogSide
+from kvserver.engine.observers import Observers
+from kvserver.engine.obsolete_files import Holds, LogHolds, SegmentDeleter
 from kvserver.engine.opening import Opened, OpenRequest, open_folder
 from kvserver.engine.opening_tables import flushed_position
 from kvserver.engine.scan import Scan, ScanChunk, ScanOptions, order_keys
@@ -42,22 +46,23 @@ from kvserver.engine.worker import Post, Worker, told_by
 from kvserver.storage.past import TableState
 from kvserver.storage.ranges import KeySpan
 from kvserver.storage.view import Pin
-from kvserver.wal.group_commit import Control, GroupCommitter, GroupDone, Submission
-from kvserver.wal.segment import SegmentInfo
+from kvserver.wal.log import LogWriter
 
 Answer = TypeVar("Answer")
 ANY_REVISION = 1 << 62
 
 
-class Database(Measured):
+class Database(LogSide):
     """One store. Make it with ``open``."""
 
     def __init__(self, asked: OpenRequest, opened: Opened, post: Post) -> None:
         env, options, listener = asked.env, asked.options, asked.listener
         self.identity: Identity = opened.identity
         self.history = opened.history
+        self.needs_revision = opened.needs_revision
+        """As a follower: what this node may have acknowledged and lost; up to there it fetches again. 0: nothing."""
         flushed = flushed_position(opened.tables, self.identity.cluster_id)
-        self.marks = Marks(opened.position.revision, flushed.revision)
+        self.role = asked.role
         self._env = env
         self._paths = asked.paths
         self._lock = opened.lock
@@ -67,17 +72,17 @@ class Database(Measured):
         self._post = post
         self._opened_at = opened.position
         self._listener = listener
-        self._committer: GroupCommitter[AnyTicket] = GroupCommitter(opened.log, options.wal, self._deliver, listener, env.clock)
+        self._observers = Observers()
         self.state = opened.state
         buckets = opened.tables.bucket_revisions
-        self._beside = TablesBeside(self._tables, TableState(self.marks.flushed, buckets), post)
-        self.reader = Reader(self.state, self.marks, self._beside)
-        self.pipeline = CommitPipeline(self.state, self.marks, self, options.pipeline, self.reader)
+        self._beside = TablesBeside(self._tables, TableState(flushed.revision, buckets), post)
+        self._make_sides(asked, opened, flushed)
         self._flush_worker = Worker("flush", post)
         self._upkeep_worker = Worker("upkeep", post)
         self._builder = asked.kit.make_builder(env, asked.paths, options.tables, self._tables, listener)
         self._holds = Holds(self.marks.flushed + 1, opened.log.first_revision())
         deleter = SegmentDeleter(env.fs, asked.paths, opened.log, self._holds, listener)
+        self._log_holds = LogHolds(self._holds, lambda: self._flush_worker.run(deleter.delete_obsolete, lambda deleted: None))
         self._archiving = Archiving(self.pipeline, opened.log, self._holds, self._flush_worker, deleter)
         if asked.hold_archive:
             self._archiving.hold_everything()
@@ -101,7 +106,47 @@ class Database(Measured):
         )
         self._upkeep.remember(opened.tables.times)
         self.flusher.after_flush = self._upkeep.return_space
-        self._space.on_change = self._space_changed
+        self._connect(options)
+
+    def _make_sides(self, asked: OpenRequest, opened: Opened, flushed: Position) -> None:
+        """Make the marks, the reader, the pipeline and what moves the log, as the role has them."""
+        env, options, listener = asked.env, asked.options, asked.listener
+        end = opened.position.revision
+        self.contact = None
+        self._follower_reads = None
+        if isinstance(opened.log, LogWriter):
+            assert opened.space is not None, "a primary's log has its space"
+            self.marks = Marks(end, flushed.revision, waits=self.state.needs_quorum(flushed.revision))
+            self.reader = Reader(self.state, self.marks, self._beside)
+            leading = Leading(opened.log, opened.space, options.wal, env.clock, self._post, listener)
+            self._leading, self._following, self._side = leading, None, leading
+            self.pipeline = CommitPipeline(self.state, self.marks, leading, options.pipeline, self.reader)
+            return
+        self.marks = Marks(end, flushed.revision)
+        self.marks.visible = flushed.revision  # what is in tables was shown; of the rest only the primary knows
+        self.reader = Reader(self.state, self.marks, self._beside)
+        replay = ReplayPipeline(self.state, self.marks, self.reader, opened.position)
+        self.pipeline = replay
+        self._leading, self._following = None, Following(opened.log, replay, self.history, self._post, listener)
+        self._side = self._following
+        self.contact = Contact(env.clock, opened.last_word_ms)
+        self._follower_reads = FollowerReads(replay, self.history, self.contact)
+
+    def _connect(self, options: EngineOptions) -> None:
+        """Let the parts hear of each other."""
+        flusher, pipeline = self.flusher, self.pipeline
+        pipeline.on_visible = self._moved
+        if self._leading is not None:
+            self._leading.flush_error = lambda: flusher.error
+            self._leading.on_group = self._on_group
+            self._leading.on_room = self._on_room
+        if self._following is not None and self._follower_reads is not None and isinstance(pipeline, ReplayPipeline):
+            limit = options.pipeline.memory_limit_bytes
+            view = self.state.view
+            self._following.must_wait = lambda: bool(limit) and view.unflushed_bytes >= limit and flusher.is_held_up
+            self._following.on_begun = pipeline.on_end = self._follower_reads.retry
+            self._following.on_moved = self._on_inserted
+            flusher.before_freeze = pipeline.finish
 
     @classmethod
     def open(
@@ -116,9 +161,15 @@ class Database(Measured):
         listener: Listener = ignore,
         threads: bool = True,
         hold_archive: bool = False,
+        role: Role = Role.PRIMARY,
+        claimed: Epoch | None = None,
+        cluster_id: bytes | None = None,
+        node: NodeRecord | None = None,
     ) -> Database:
-        """Open a data folder, creating it if there is none. Raises OpenRefused, Corruption, OSError.
+        """Open a data folder, creating it if there is none. Raises OpenRefused, Corruption, ReplicationError, OSError.
 
+        ``register_kind``: the id of the register, which the folder keeps. ``claimed``: the epoch that this node has claimed for
+        becoming primary; without it a primary claims one. ``cluster_id``: the cluster that a new folder becomes a node of.
         ``hold_archive``: keep the whole log until ``on_archived`` says how much of it is archived.
         Without ``threads`` nothing moves by itself: ``run_log_once`` and ``run_tables_once`` do a turn on the caller's thread.
         """
@@ -132,12 +183,15 @@ class Database(Measured):
             kit=kit,
             listener=listener,
             hold_archive=hold_archive,
+            role=role,
+            claimed=claimed,
+            cluster_id=cluster_id,
+            node=node,
         )
         opened = open_folder(asked)
         database = cls(asked, opened, post)
         if threads:
-            opened.space.start()
-            database._committer.start()
+            database._side.start()
             for worker in database._workers():
                 worker.start()
         return database
@@ -152,7 +206,7 @@ class Database(Measured):
         A write that must be judged by what lies in tables, and comes without what ``prepare`` read, is submitted when that was
         read: later than others that were given here after it. Who needs their order prepares first.
         """
-        if pin is not None or not self.reader.needs_tables(request):
+        if pin is not None or self.role is Role.FOLLOWER or not self.reader.needs_tables(request):
             return self.pipeline.submit(request, convert, memory, pin)
         ticket = Ticket(request, convert, memory)
         ticket.waiting_bytes = 0  # nothing of it was carried out yet
@@ -175,8 +229,11 @@ class Database(Measured):
     async def prepare(self, requests: Sequence[Request]) -> Pin:
         """Read what judging the requests needs from the tables, and order the keys that deletions of spans walk.
 
-        To be handed to ``submit`` with each of them. Raises KvError where the tables fail.
+        To be handed to ``submit`` with each of them. Raises KvError where the tables fail. A follower reads nothing: there
+        ``submit`` refuses what writes.
         """
+        if self.role is Role.FOLLOWER:
+            return self.state.view.pin()
         for request in requests:
             for span in spans_of(request):
                 await order_keys(self.state.view.memtables(), span.namespace)
@@ -215,13 +272,17 @@ class Database(Measured):
         """Return the oldest revision that can be read at."""
         return self.state.oldest_readable(self.marks.visible)
 
-    def reading_at(self, revision: int, session: tuple[int, int] | None) -> Ticket[int]:
+    def reading_at(self, revision: int, session: tuple[int, int] | None, max_lag_ms: int = 0) -> Ticket[int]:
         """Return a ticket of the revision to read at: the one asked for (0: the newest visible), not before the session's.
 
         The answer raises RevisionError for a revision that does not exist yet or was given up, and for a session that is not
-        part of this node's history.
+        part of this node's history. A follower waits for what does not exist yet, and for the first word of its primary; it
+        raises RevisionError (STALE) where it is more than ``max_lag_ms`` behind (0: it may be).
         """
-        wanted = revision
+        if self._follower_reads is not None:
+            return self._follower_reads.reading_at(revision, session, max_lag_ms)
+        # Behind a restart the newest state is that of the log's end: it may have been shown before, quorum or not.
+        wanted = revision or (self.marks.opened if self.marks.opened > self.marks.visible else 0)
         try:
             if session is not None and session[1]:
                 self.history.require(*session)
@@ -243,6 +304,7 @@ class Database(Measured):
         if self._log.may_seal():
             self.pipeline.request_seal()
         self._archiving.tick()
+        self._log_holds.tick()
         self.flusher.tick()
         self._upkeep.tick()
 
@@ -250,15 +312,16 @@ class Database(Measured):
         """Write what memory holds into a table; return a ticket of the flushed revision."""
         return self.flusher.flush()
 
-    async def checkpoint(self, target: Path, scratch: bool = False) -> CheckpointDone:
+    async def checkpoint(self, target: Path, scratch: bool = False, flushing: Ticket[int] | None = None) -> CheckpointDone:
         """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError.
 
         ``scratch``: it lies below the data folder's own ``scratch/``, is removed by whoever wanted it, and is no event.
+        ``flushing``: of a flush that was begun before; behind it the tables are copied as they stand. None: flush now.
         """
         if not scratch:
             # A folder of a network may hang: not on the event loop, nor where everybody reads.
             await told_by(self._flush_worker, lambda: check_target(self._env, self._paths.root, target))
-        await self.flush()
+        await (flushing if flushing is not None else self.flush())
 
         def work() -> CheckpointDone:
             # On the thread that ingests, so that the tables stand still at the position that they name.
@@ -270,45 +333,16 @@ class Database(Measured):
             self._listener(CheckpointMade(str(target), made.position.revision, made.table_files, made.table_bytes))
         return made
 
-    # -- the archive's view of the log ----------------------------------------------------------------------------
-
-    def sealed_segments(self) -> list[SegmentInfo]:
-        """Return the segments that will not change any more, oldest first. May be asked on any thread."""
-        return self._log.sealed
-
-    def seal(self) -> Ticket[int]:
-        """Seal the open segment if it holds commits; return a ticket of the last sealed revision, which covers all so far."""
-        return self._archiving.seal()
-
-    def on_archived(self, position: Position) -> None:
-        """Note that everything up to a position is archived, read back, and listed; the log may let it go.
-
-        Raises ValueError for what is not visible.
-        """
-        self._archiving.archived(position)
-
-    def on_archive_gave_up(self, position: Position) -> None:
-        """Let the log go up to a position that is not archived and never will be, by the operator's own policy."""
-        self._archiving.given_up(position)
-
-    def set_pressure(self, refusing: KvError | None, pace_ms: int) -> None:
-        """Slow writes down to a group in ``pace_ms``, or refuse them with an error before they get a revision (None: do not)."""
-        self._committer.pace_ms = pace_ms
-        if refusing is not self.pipeline.refusing:
-            self.pipeline.refusing = refusing
-            self.pipeline.admit_waiting()
-
     # -- life -----------------------------------------------------------------------------------------------------
 
     @property
     def failure(self) -> BaseException | None:
         """Return why the log failed, None while it has not. May be asked on any thread, and after ``close``."""
-        return self.pipeline.failure or self._committer.error or self._space.failure
+        return self.pipeline.failure or self._side.failure
 
     def run_log_once(self) -> bool:
-        """Do one turn of the log and one of the space keeper on this thread; only where opened without threads."""
-        self._space.step()
-        return self._committer.run_once()
+        """Do one turn of the log, and one of the space keeper, on this thread; only where opened without threads."""
+        return self._side.run_once()
 
     def run_tables_once(self) -> bool:
         """Do one job of each of the other threads on this one; say whether there was any. Only where opened without threads."""
@@ -318,19 +352,18 @@ class Database(Measured):
     def close(self) -> None:
         """End cleanly: write what was handed over, a last mark, the seal. After a failure of the log: just let go.
 
-        What memory holds is not flushed: the next start reads it back from the log.
+        What memory holds is not flushed: the next start reads it back from the log. A follower writes no mark and no seal: its
+        log stays a part of the primary's, byte for byte.
         """
         failpoints.hit("engine.close.before_final_sync")
         self.flusher.close()
         self._post(self.flusher.give_up)
         self._post(self._archiving.close)
+        self._post(self._end_waits)
         self._builder.close()
         try:
-            self._committer.stop()
-            while self._committer.run_once():  # without threads, what was handed over is still in the queue
-                pass
-            self._space.close()
-            if self._committer.error is None and self._space.failure is None:
+            self._side.stop()
+            if self._side.failure is None:
                 self._log.close()
                 failpoints.hit("engine.close.after_final_sync")
         finally:
@@ -342,42 +375,3 @@ class Database(Measured):
 
     def _workers(self) -> tuple[Worker, ...]:
         return self._beside, self._flush_worker, self._upkeep_worker
-
-    # -- the pipeline's view of the log ---------------------------------------------------------------------------
-
-    def submit_to_log(self, item: Submission[AnyTicket] | Control) -> None:
-        """Hand a submission to the log thread."""
-        self._committer.submit(item)
-
-    def room(self) -> int:
-        """Return the room that is ready."""
-        return self._space.room()
-
-    def space_error(self) -> OSError | None:
-        """Return why more room cannot be had."""
-        return self._space.error
-
-    def memory_refusal(self) -> KvError | None:
-        """Return why full memory cannot be written into tables."""
-        return flush_refusal(self.flusher.error) if self.flusher.error is not None else None
-
-    def _deliver(self, done: GroupDone[AnyTicket]) -> None:
-        """Pass a group to the event loop; called on the log thread."""
-
-        def on_loop() -> None:
-            self.pipeline.on_group_done(done)
-            self._archiving.consider()
-            self.flusher.consider()
-
-        self._post(on_loop)
-
-    def _space_changed(self) -> None:
-        """Have what waits for room looked at again; called on the space thread."""
-        if self.pipeline.waiting:
-            self._post(self.pipeline.admit_waiting)
-        if self._archiving.waiting and self._space.has_next():
-            self._post(self._archiving.tick)
-        if self._space.failure is not None:
-            failure = self._space.failure
-            self._listener(LogPoisoned(str(failure) or repr(failure)))
-            self._post(lambda: self.pipeline.on_group_done(GroupDone([], self._log.position, failure)))

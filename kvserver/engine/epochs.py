@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvserver.base.errors import Code, RevisionError
-from kvserver.base.types import Epoch, Position
+from kvserver.base.types import NO_EPOCH, Epoch, Position
 
 
 class EpochHistory:
-    """Each epoch with the position at which it began, oldest first."""
+    """Each epoch with the position at which it began, oldest first.
+
+    The event loop alone changes it, and by replacing the list: whoever reads it on another thread has one that stays.
+    """
 
     def __init__(self, epochs: list[tuple[Epoch, Position]]) -> None:
         self._epochs = epochs
@@ -19,12 +24,37 @@ class EpochHistory:
 
     @property
     def current(self) -> Epoch:
-        """Return the newest epoch."""
-        return self._epochs[-1][0]
+        """Return the newest epoch; none in a follower that has received nothing yet."""
+        return self._epochs[-1][0] if self._epochs else NO_EPOCH
 
     def until(self, position: Position) -> list[tuple[Epoch, Position]]:
         """Return the epochs that lead to a position of this history, each with the position at which it began."""
         return [(epoch, began) for epoch, began in self._epochs if epoch.number <= position.epoch.number]
+
+    def knows(self, epoch_number: int) -> bool:
+        """Say whether enough is known to judge what is said of an epoch: it is not newer than all that is known, nor older."""
+        return bool(self._epochs) and self._epochs[0][0].number <= epoch_number <= self.current.number
+
+    def extend(self, epoch: Epoch, began: Position) -> None:
+        """Add the epoch that was begun behind the newest one; again, for that one, changes nothing. Raises ValueError."""
+        current = self.current
+        if epoch == current:
+            return
+        if epoch.number <= current.number:
+            raise ValueError(f"epoch {epoch.number} was begun, but epoch {current.number} was before it")
+        self._epochs = [*self._epochs, (epoch, began)]
+
+    def learn(self, epochs: Sequence[tuple[Epoch, Position]]) -> None:
+        """Take in what another node says of the time before the oldest epoch known here, if it leads up to that one."""
+        if not self._epochs:
+            return
+        parent = self._epochs[0][1].epoch
+        older: list[tuple[Epoch, Position]] = []
+        for epoch, began in sorted(epochs, reverse=True):
+            if epoch == parent:
+                older.append((epoch, began))
+                parent = began.epoch
+        self._epochs = [*reversed(older), *self._epochs]
 
     def require(self, epoch_number: int, revision: int) -> None:
         """Raise RevisionError (HISTORY_LOST) unless (epoch, revision) is part of this history."""

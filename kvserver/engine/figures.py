@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from kvserver.base.environment import Environment
 from kvserver.base.types import Position
-from kvserver.commit.pipeline import AnyTicket, CommitPipeline
+from kvserver.commit.pipeline import CommitPipeline
+from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.state import State
 from kvserver.engine.flushing import Flusher
+from kvserver.engine.following import Following
+from kvserver.engine.leading import Leading
 from kvserver.engine.obsolete_files import Holds
 from kvserver.engine.table_access import TablesBeside
 from kvserver.storage.rows import Statistics
 from kvserver.storage.tables import TableFigures
-from kvserver.wal.group_commit import GroupCommitter
-from kvserver.wal.log import LogWriter
+from kvserver.wal.node_log import NodeLog
 from kvserver.wal.space import LogSpace
 
 
@@ -44,13 +47,20 @@ class Measured:
 
     state: State
     flusher: Flusher
-    pipeline: CommitPipeline
+    pipeline: CommitPipeline | ReplayPipeline
     _beside: TablesBeside
-    _committer: GroupCommitter[AnyTicket]
+    _env: Environment
     _holds: Holds
-    _log: LogWriter
+    _log: NodeLog
     _opened_at: Position
-    _space: LogSpace
+    _side: Leading | Following
+    _leading: Leading | None
+    _following: Following | None
+    _space: LogSpace | None
+
+    def now_ms(self) -> int:
+        """Return the time on this node, in milliseconds since 1970."""
+        return self._env.clock.now_ms()
 
     def statistics(self, namespace: int) -> Statistics:
         """Return what a namespace holds: exact as of the flushed revision; what was put since counts as new."""
@@ -95,11 +105,11 @@ class Measured:
 
     def log_figures(self) -> LogFigures:
         """Return what the log looks like. Read beside the log thread: each figure is true of some moment just past."""
-        error = self._space.error
+        error = self._space.error if self._space is not None else None
         return LogFigures(
-            segments=len(self._log.sealed) + 1,
+            segments=len(self._log.extent().segments()),
             total_bytes=self._log.total_bytes(),
-            groups=self._committer.groups,
+            groups=self._side.groups,
             syncs=self._log.syncs,
             bytes_written=self._log.bytes_written,
             chain=(self.pipeline.position or self._opened_at).chain,

@@ -31,6 +31,7 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.types import Position
 from kvserver.commit.pipeline import CommitPipeline
 from kvserver.commit.refusals import flush_failed, log_failed
+from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.engine.obsolete_files import FLUSH, Holds, SegmentDeleter
 from kvserver.engine.table_access import TablesBeside
@@ -65,7 +66,9 @@ class FlushFloor(NamedTuple):
 class Flusher:
     """Freezes, flushes and releases. Belongs to the event loop; builds run on the thread ``flush``, ingests on ``tables``."""
 
-    def __init__(self, floor: FlushFloor, pipeline: CommitPipeline, cluster_id: bytes, flushed: Position, buckets: int) -> None:
+    def __init__(
+        self, floor: FlushFloor, pipeline: CommitPipeline | ReplayPipeline, cluster_id: bytes, flushed: Position, buckets: int
+    ) -> None:
         self._floor = floor
         self._pipeline = pipeline
         self._state = pipeline.state
@@ -87,6 +90,8 @@ class Flusher:
         """Why the last flush failed; None once one did not."""
         self.figures = floor.tables.figures()
         """What the tables looked like a second ago, or behind the last flush."""
+        self.before_freeze: Callable[[], None] = lambda: None
+        """Makes memory end where a group of the log does, where it may not."""
         self.after_flush: Callable[[], None] = lambda: None
         self._cleared = False
         pipeline.on_cut = self._on_cut
@@ -97,6 +102,11 @@ class Flusher:
         return self._flushed
 
     # -- asking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_held_up(self) -> bool:
+        """Say whether memory is being written into tables, or could not be: then waiting is what gives room."""
+        return self._is_busy or self.error is not None
 
     def consider(self) -> None:
         """Freeze the active memtable if it is full, and flush what is frozen; to be called often."""
@@ -160,7 +170,8 @@ class Flusher:
     # -- 1, 2: freeze and cut -------------------------------------------------------------------------------------
 
     def _freeze(self) -> None:
-        self._view.freeze(self._marks.assigned)
+        self.before_freeze()
+        self._view.freeze(self._marks.applied)
         self._pipeline.request_cut()
 
     def _on_cut(self, position: Position) -> None:
@@ -176,6 +187,8 @@ class Flusher:
         """Begin to flush the oldest frozen memtable, unless one is being flushed or must not be yet."""
         frozen = self._view.frozen[-1] if self._view.frozen else None
         if frozen is None or frozen.position is None or self._is_busy or self._closing:
+            return
+        if frozen.revision > self._marks.visible:  # of what was recovered, not all may have been shown
             return
         floor = self._floor
         if self._pipeline.failure is not None or floor.env.clock.monotonic() < self._retry_at_s:

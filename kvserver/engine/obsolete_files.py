@@ -7,7 +7,7 @@ a log that fills the disk has a culprit with a name: ``Holds.lowest``.
 What the next start needs of the log (``kvserver.wal.recovery``), and so what must not go, whatever the holds say:
 
 - the open segment, and the newest sealed one until the open one has its name for good: a store whose epoch has begun and
-  whose log has no segment has lost its log. ``LogWriter.sealed`` lists no others.
+  whose log has no segment has lost its log. ``NodeLog.sealed`` lists no others.
 - the way from the tables' position to the first segment that is read. Mostly that segment's header names the position itself.
   But starts without a write leave segments that hold nothing but the begin of an epoch, and each begin changes the chain:
   where such segments lie right behind the tables' last revision, their headers are the only proof that what follows is
@@ -20,12 +20,13 @@ name and header, and is removed again.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from kvserver.base import failpoints
 from kvserver.base.events import Listener, SegmentsDeleted, SegmentsNotDeleted, ignore
 from kvserver.base.fs import FileSystem
 from kvserver.base.paths import DataPaths, SegmentName
-from kvserver.wal.log import LogWriter
+from kvserver.wal.node_log import NodeLog
 from kvserver.wal.segment import SegmentInfo
 
 FLUSH = "flush"
@@ -59,6 +60,11 @@ class Holds:
                 raise HoldRefused(f"{name} needs the log from revision {revision} on; it begins at {self._gone_below}")
             self._held[name] = revision
 
+    def set_from(self, name: str, revision: int) -> None:
+        """Hold the log from this revision on, or where that may be gone already, what is left behind it."""
+        with self._lock:
+            self._held[name] = max(revision, self._gone_below)
+
     def release(self, name: str) -> None:
         """Let go of what a name holds; no harm where it holds nothing. The flush never does (ValueError)."""
         if name == FLUSH:
@@ -89,7 +95,7 @@ class Holds:
 class SegmentDeleter:
     """Removes obsolete segments. Its calls block; made on one thread at a time, beside the log thread and the event loop."""
 
-    def __init__(self, fs: FileSystem, paths: DataPaths, log: LogWriter, holds: Holds, listener: Listener = ignore) -> None:
+    def __init__(self, fs: FileSystem, paths: DataPaths, log: NodeLog, holds: Holds, listener: Listener = ignore) -> None:
         self._fs = fs
         self._paths = paths
         self._log = log
@@ -143,6 +149,39 @@ class SegmentDeleter:
 
     def _report(self, name: str, error: OSError) -> None:
         self._listener(SegmentsNotDeleted(name, error.strerror or str(error)))
+
+
+class LogHolds:
+    """The holds of others than the database itself, and removing what they let go of. Belongs to the event loop."""
+
+    def __init__(self, holds: Holds, delete: Callable[[], None]) -> None:
+        """``delete`` has a thread look for what can go."""
+        self._holds = holds
+        self._delete = delete
+        self._moved = False
+
+    def hold(self, name: str, revision: int) -> None:
+        """Hold the log from a revision on, in place of what the name held before. Raises HoldRefused where it may be gone."""
+        _require_foreign(name)
+        self._holds.set(name, revision)
+        self._moved = True
+
+    def release(self, name: str) -> None:
+        """Let go of what a name holds; no harm where it holds nothing."""
+        _require_foreign(name)
+        self._holds.release(name)
+        self._moved = True
+
+    def tick(self) -> None:
+        """Have removed what was let go of since the last time: holds move often, segments end seldom."""
+        if self._moved:
+            self._moved = False
+            self._delete()
+
+
+def _require_foreign(name: str) -> None:
+    if name in (FLUSH, ARCHIVE):
+        raise ValueError(f"the hold {name!r} is the database's own")
 
 
 def is_obsolete(info: SegmentInfo, needed_from: int) -> bool:

@@ -11,6 +11,10 @@
     9  record that it has begun      in the register: a log without the epoch is damaged from now on
 
 Steps 4 and 5 before 6: a folder that cannot be recovered claims nothing.
+
+A follower takes the first five steps, seals nothing and claims nothing; its log goes on where it ends. A node that becomes
+primary has claimed its epoch before it was opened, because the others were asked under it: step 6 then checks that the claim
+is ours.
 """
 
 from __future__ import annotations
@@ -22,25 +26,26 @@ from collections.abc import Callable
 
 from kvserver.base import failpoints
 from kvserver.base.environment import Environment
-from kvserver.base.errors import Corruption, OpenRefused
+from kvserver.base.errors import OpenRefused
 from kvserver.base.events import EpochBegun, Listener, LogRecovered, StoreCreated
 from kvserver.base.fs import Lock, remove_tree
 from kvserver.base.identity_file import create_identity
 from kvserver.base.options import EngineOptions
 from kvserver.base.paths import DataPaths
-from kvserver.base.register import Register
-from kvserver.base.types import Epoch, Identity, Position
+from kvserver.base.register import NodeRecord, Register
+from kvserver.base.types import Epoch, Identity, Position, Role
 from kvserver.commit.state import State
+from kvserver.engine.claiming import Claims, check_register, read_claims
 from kvserver.engine.epochs import EpochHistory
 from kvserver.engine.identity import read_identity
 from kvserver.engine.opening_tables import OpenedTables, open_tables
+from kvserver.engine.swap import finish_swap
 from kvserver.engine.table_kit import TableKit
 from kvserver.storage.origin import Origin, read_origin
 from kvserver.wal.log import LogWriter
+from kvserver.wal.received import ReceivedLog
 from kvserver.wal.recovery import RecoveredLog, recover
 from kvserver.wal.space import LogSpace
-
-_EPOCHS_HINT = "put the folder epochs/ back as it was, from a copy taken together with wal/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +60,13 @@ class OpenRequest:
     kit: TableKit
     listener: Listener
     hold_archive: bool = False
+    role: Role = Role.PRIMARY
+    claimed: Epoch | None = None
+    """The epoch that was claimed for this start."""
+    cluster_id: bytes | None = None
+    """Of which cluster the folder is, or becomes, a node; None: of that which it is of, or of a new one."""
+    node: NodeRecord | None = None
+    """What the register is told of this node; its name and id are those of the folder."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,43 +78,23 @@ class Opened:
     state: State
     position: Position
     history: EpochHistory
-    log: LogWriter
-    space: LogSpace
+    log: LogWriter | ReceivedLog
+    """As primary, or as follower."""
+    space: LogSpace | None
+    """Only as primary."""
     tables: OpenedTables
+    last_word_ms: int
+    """The time of the newest thing that was found."""
+    needs_revision: int
+    """What this node may have acknowledged and lacks: up to there; 0: nothing."""
 
 
 def open_folder(asked: OpenRequest) -> Opened:
-    """Carry out the steps. Raises OpenRefused, Corruption, OSError."""
-    env, paths, listener = asked.env, asked.paths, asked.listener
+    """Carry out the steps. Raises OpenRefused, Corruption, ReplicationError, OSError."""
+    paths = asked.paths
     try:
         with contextlib.ExitStack() as undo:
-            lock = _lock(env, paths)
-            undo.callback(lock.release)
-            failpoints.hit("engine.open.after_lock")
-            identity = _identify(env, paths, asked.options.node_name, asked.register_kind, listener)
-            failpoints.hit("engine.open.after_identity")
-            env.fs.make_dir(paths.wal)
-            space = LogSpace(env.fs, paths, asked.options.wal, listener, env.clock)
-            undo.callback(space.close)
-            space.remove_leftovers()
-            remove_tree(env.fs, paths.scratch)
-            origin = read_origin(env, paths)
-            opened = open_tables(env, paths, asked.options.tables, asked.kit, identity, origin)
-            undo.callback(opened.tables.close)
-            failpoints.hit("engine.open.after_tables")
-            epochs = asked.register(paths)
-            recovered = _recover(asked, identity, epochs, opened)
-            failpoints.hit("engine.open.after_recover")
-            epoch = _claim(env, paths, identity, epochs, recovered, origin)
-            failpoints.hit("engine.open.after_claim")
-            epochs.record_branch(epoch, recovered.position)
-            log = LogWriter(env.fs, paths, env.clock, asked.options.wal, space, env.random_id, listener)
-            undo.callback(log.abandon)
-            log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
-            failpoints.hit("engine.open.after_first_segment")
-            epochs.record_begun(epoch)
-            failpoints.hit("engine.open.after_begun")
-            history = EpochHistory([*_past_epochs(epochs, recovered, origin, epoch), (epoch, recovered.position)])
+            opened = _open(asked, undo)
             undo.pop_all()
     except OSError as error:
         hint = "make the folder readable and writable and see that its disk has 32 MiB free, then start again"
@@ -110,8 +102,82 @@ def open_folder(asked: OpenRequest) -> Opened:
             hint = "allow the process more open files (ulimit -n; 1024 are enough), then start again"
         where = f" ({error.filename})" if error.filename else ""
         raise OpenRefused(f"{paths.root} cannot be opened: {error.strerror or error}{where}", hint) from error
-    listener(EpochBegun(epoch.number, epoch.nonce, recovered.position.revision))
-    return Opened(lock, identity, opened.state, log.position, history, log, space, opened)
+    if asked.role is Role.PRIMARY:
+        epoch, began = opened.history.epochs[-1]
+        asked.listener(EpochBegun(epoch.number, epoch.nonce, began.revision))
+    return opened
+
+
+def _open(asked: OpenRequest, undo: contextlib.ExitStack) -> Opened:
+    env, paths, listener = asked.env, asked.paths, asked.listener
+    lock = _lock(env, paths)
+    undo.callback(lock.release)
+    failpoints.hit("engine.open.after_lock")
+    finish_swap(env, paths)  # in between, log and tables may be of two histories
+    origin, identity = _identify(asked)
+    failpoints.hit("engine.open.after_identity")
+    env.fs.make_dir(paths.wal)
+    space = LogSpace(env.fs, paths, asked.options.wal, listener, env.clock)
+    undo.callback(space.close)
+    space.remove_leftovers()
+    remove_tree(env.fs, paths.scratch)
+    tables = open_tables(env, paths, asked.options.tables, asked.kit, identity, origin)
+    undo.callback(tables.tables.close)
+    failpoints.hit("engine.open.after_tables")
+    if asked.role is Role.FOLLOWER:
+        claims = read_claims(paths, identity, origin, lambda: asked.register(paths))
+    else:
+        register = asked.register(paths)
+        claims = Claims(paths, identity, origin, register.records())
+    recovered = _recover(asked, identity, claims, tables)
+    failpoints.hit("engine.open.after_recover")
+    log: LogWriter | ReceivedLog
+    if asked.role is Role.FOLLOWER:
+        past = claims.past_epochs(recovered)
+        log = ReceivedLog(env.fs, paths, env.clock, identity.cluster_id, tables.position, recovered, listener)
+    else:
+        log, past = _begin_epoch(asked, register, claims, recovered, identity, space, undo)
+    last_word_ms = recovered.time_ms or (origin.made_ms if origin is not None else env.clock.now_ms())
+    return Opened(
+        lock=lock,
+        identity=identity,
+        state=tables.state,
+        position=log.position,
+        history=EpochHistory(past),
+        log=log,
+        space=space if asked.role is Role.PRIMARY else None,
+        tables=tables,
+        last_word_ms=last_word_ms,
+        needs_revision=recovered.needs_revision,
+    )
+
+
+def _begin_epoch(
+    asked: OpenRequest,
+    register: Register,
+    claims: Claims,
+    recovered: RecoveredLog,
+    identity: Identity,
+    space: LogSpace,
+    undo: contextlib.ExitStack,
+) -> tuple[LogWriter, list[tuple[Epoch, Position]]]:
+    """Take the steps from the claim on; return the log that can be written to, and all epochs."""
+    env, paths = asked.env, asked.paths
+    claims.check_log(recovered, register)
+    if asked.claimed is None:
+        node = NodeRecord(identity.node_name, identity.node_id, asked.node.address if asked.node is not None else "")
+        epoch = claims.claim(env, register, node)
+    else:
+        epoch = claims.confirm(asked.claimed, recovered)
+    failpoints.hit("engine.open.after_claim")
+    register.record_branch(epoch, recovered.position)
+    log = LogWriter(env.fs, paths, env.clock, asked.options.wal, space, env.random_id, asked.listener)
+    undo.callback(log.abandon)
+    log.begin_epoch(identity.cluster_id, epoch, recovered.position, recovered.segments, recovered.time_ms)
+    failpoints.hit("engine.open.after_first_segment")
+    register.record_begun(epoch)
+    failpoints.hit("engine.open.after_begun")
+    return log, [*claims.past_epochs(recovered, epoch), (epoch, recovered.position)]
 
 
 def _lock(env: Environment, paths: DataPaths) -> Lock:
@@ -130,20 +196,41 @@ def _lock(env: Environment, paths: DataPaths) -> Lock:
         ) from error
 
 
-def _identify(env: Environment, paths: DataPaths, node_name: str, register_kind: str, listener: Listener) -> Identity:
+def _identify(asked: OpenRequest) -> tuple[Origin | None, Identity]:
+    """Read what the folder is, or make it what was asked for. Raises OpenRefused, Corruption, OSError."""
+    env, paths, cluster_id = asked.env, asked.paths, asked.cluster_id
     identity = read_identity(env, paths)
+    origin: Origin | None = None
     if identity is None:
-        identity = create_identity(env, paths, node_name, register_kind)
-        listener(StoreCreated(str(paths.root), identity.cluster_id.hex()))
-    if identity.register != register_kind:
+        if cluster_id is not None or asked.role is Role.FOLLOWER:
+            origin = read_origin(env, paths)
+            _check_may_join(paths, origin, cluster_id)
+        identity = create_identity(env, paths, asked.options.node_name, asked.register_kind, cluster_id)
+        asked.listener(StoreCreated(str(paths.root), identity.cluster_id.hex()))
+    elif cluster_id is not None and identity.cluster_id != cluster_id:
         raise OpenRefused(
-            f"{paths.root} claims its epochs in a register of kind {identity.register!r}, not {register_kind!r}",
-            "start the server with the register that the folder was created with",
+            f"{paths.root} is of cluster {identity.cluster_id.hex()}, not of {cluster_id.hex()}",
+            "name a folder of that cluster, or a new one, with --data-dir",
         )
-    return identity
+    check_register(identity, asked.register_kind, paths)
+    return read_origin(env, paths), identity
 
 
-def _recover(asked: OpenRequest, identity: Identity, register: Register, opened: OpenedTables) -> RecoveredLog:
+def _check_may_join(paths: DataPaths, origin: Origin | None, cluster_id: bytes | None) -> None:
+    """Raise OpenRefused where a folder without an identity cannot become a node of a cluster."""
+    if cluster_id is None:
+        raise OpenRefused(
+            f"{paths.root} belongs to no cluster yet, and a follower needs one to follow",
+            "start the node with --follow HOST:PORT of a node of the cluster",
+        )
+    if origin is not None and origin.cluster_id != cluster_id:
+        raise OpenRefused(
+            f"{paths.root} holds a checkpoint of cluster {origin.cluster_id.hex()}, not of {cluster_id.hex()}",
+            "name an empty or new folder with --data-dir",
+        )
+
+
+def _recover(asked: OpenRequest, identity: Identity, claims: Claims, opened: OpenedTables) -> RecoveredLog:
     env, paths = asked.env, asked.paths
     begin = env.clock.monotonic()
     commits = 0
@@ -160,50 +247,22 @@ def _recover(asked: OpenRequest, identity: Identity, register: Register, opened:
         if view.active.size_bytes >= options.memtable_bytes or view.active.most_keys >= options.memtable_keys:
             view.freeze(position.revision).position = position
 
-    records = register.records()
-    branches = [record.branch for record in records if record.branch is not None]
-    begun = [record.epoch for record in records if record.begun]
+    known, begun = claims.known()
     recovered = recover(
         env.fs,
         paths,
         identity.cluster_id,
-        known=branches[-1] if branches else None,
+        known=known,
         apply=apply,
         listener=asked.listener,
-        begun=begun[-1] if begun else None,
+        begun=begun,
         base=opened.position,
         behind_group=behind_group,
+        follower=asked.role is Role.FOLLOWER,
+        wrote=claims.wrote,
     )
     seconds = env.clock.monotonic() - begin
     asked.listener(
         LogRecovered(len(recovered.segments), commits, recovered.position.revision, recovered.bytes_read, seconds),
     )
     return recovered
-
-
-def _claim(
-    env: Environment, paths: DataPaths, identity: Identity, register: Register, recovered: RecoveredLog, origin: Origin | None
-) -> Epoch:
-    """Claim the number above every one that the register, the log or the store that this is a copy of has seen."""
-    records = register.records()
-    registered = {record.epoch.number: record.epoch for record in records}
-    for epoch, _ in recovered.epochs:
-        if epoch.number not in registered:
-            raise Corruption(paths.epochs, 0, f"epoch {epoch.number} is in the log, but its claim is lost", _EPOCHS_HINT)
-        if registered[epoch.number] != epoch:
-            what = f"epoch {epoch.number} has another nonce in the log than in the register"
-            raise Corruption(paths.epochs, 0, what, _EPOCHS_HINT)
-    copied = origin.position.epoch.number if origin is not None else 0
-    epoch = Epoch(max([0, copied, *registered]) + 1, env.random_id())
-    register.claim(epoch, identity.node_id, env.clock.now_ms())
-    return epoch
-
-
-def _past_epochs(
-    register: Register, recovered: RecoveredLog, origin: Origin | None, current: Epoch
-) -> list[tuple[Epoch, Position]]:
-    """Return the epochs before the current one, oldest first; the log no longer holds all of them."""
-    known = list(origin.epochs) if origin is not None else []
-    known += [(record.epoch, record.branch) for record in register.records() if record.begun and record.branch is not None]
-    by_number = {epoch.number: (epoch, began) for epoch, began in [*known, *recovered.epochs] if epoch != current}
-    return [by_number[number] for number in sorted(by_number)]

@@ -16,7 +16,8 @@ from kvserver.base.clock import Clock
 from kvserver.base.events import HistoryGivenUp, Listener, NamespaceRemoved, UpkeepFailing
 from kvserver.base.options import TableOptions
 from kvserver.commit.pipeline import CommitPipeline
-from kvserver.commit.requests import CompactHistory
+from kvserver.commit.replay import ReplayPipeline
+from kvserver.commit.requests import CompactHistory, ForgetAnswers
 from kvserver.commit.state import NamespaceEntry
 from kvserver.engine.flushing import Flusher
 from kvserver.engine.worker import Worker
@@ -45,7 +46,7 @@ class Upkeep:
 
     def __init__(
         self,
-        pipeline: CommitPipeline,
+        pipeline: CommitPipeline | ReplayPipeline,
         flusher: Flusher,
         tables: Tables,
         worker: Worker,
@@ -71,6 +72,7 @@ class Upkeep:
         self._is_busy = False
         self._error = ""
         self._namespaces_done: set[int] = set()
+        self._is_forgetting = False
 
     def remember(self, notes: list[tuple[int, int]]) -> None:
         """Take in which revision was when, (time_ms, revision), oldest first, from before the start."""
@@ -85,7 +87,9 @@ class Upkeep:
     def tick(self) -> None:
         """Do what time makes due; to be called every second or so."""
         self._note()
-        self._move_window()
+        if isinstance(self._pipeline, CommitPipeline):  # a follower gives up what the commits of its primary give up
+            self._move_window()
+            self._forget_answers()
         self.return_space()
 
     # -- the window -----------------------------------------------------------------------------------------------
@@ -122,6 +126,22 @@ class Upkeep:
             if self._notes and self._notes[0][0] <= oldest_ms:
                 by_time = self._notes[0][1]
         return max(by_number, by_time, 0)
+
+    def _forget_answers(self) -> None:
+        """Make the commits that remove what is remembered of writes behind their window, one after the other."""
+        answers = self._state.answers
+        before_ms = self._clock.now_ms() - answers.window_ms
+        if self._is_forgetting or self._pipeline.failure is not None or not answers.has_older(before_ms):
+            return
+        self._is_forgetting = True
+        forgotten = self._pipeline.submit(ForgetAnswers(before_ms), lambda done: done)
+
+        def on_done() -> None:
+            self._is_forgetting = False
+            if forgotten.succeeded:  # else the next tick tries again
+                self._forget_answers()
+
+        forgotten.on_done(on_done)
 
     # -- space ----------------------------------------------------------------------------------------------------
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kvserver.base.errors import Corruption
+from kvserver.base.errors import Code, Corruption, ReplicationError
 from kvserver.base.fs import FileSystem, create_once, read_file
 from kvserver.base.paths import DataPaths, parse_claim
 from kvserver.base.record_file import decode_record, encode_record
-from kvserver.base.register import EpochRecord
+from kvserver.base.register import EpochRecord, NodeRecord, PolicyNote
 from kvserver.base.types import Epoch, Position
 
 KIND = "local"
 
 
 class LocalRegister:
-    """Claims and branch records as files below ``epochs/``."""
+    """Claims and branch records as files below ``epochs/``. It knows of no other node, and of no quorum."""
+
+    id = KIND
+    url = ""
 
     def __init__(self, fs: FileSystem, paths: DataPaths) -> None:
         self._fs = fs
@@ -32,14 +35,15 @@ class LocalRegister:
         numbers = (parse_claim(name) for name in self._fs.list_dir(self._paths.epochs))
         return [self._record(number) for number in sorted(number for number in numbers if number is not None)]
 
-    def claim(self, epoch: Epoch, node_id: str, now_ms: int) -> None:
-        """Claim an epoch. Raises FileExistsError, OSError."""
+    def claim(self, epoch: Epoch, node: NodeRecord, now_ms: int) -> None:
+        """Claim an epoch; of the node its id is kept. Raises FileExistsError, OSError."""
         self._fs.make_dir(self._paths.epochs)
-        fields = {"epoch": epoch.number, "nonce": f"{epoch.nonce:016x}", "node_id": node_id, "claimed_ms": now_ms}
+        fields = {"epoch": epoch.number, "nonce": f"{epoch.nonce:016x}", "node_id": node.node_id, "claimed_ms": now_ms}
         self._create(self._paths.claim(epoch.number), fields)
 
     def record_branch(self, epoch: Epoch, branch: Position) -> None:
-        """Record where an epoch begins. Raises FileExistsError, OSError."""
+        """Record where an epoch begins. Raises FileExistsError, ReplicationError (FENCED: another claim has it), OSError."""
+        self._require_claim(epoch)
         fields = {
             "nonce": f"{epoch.nonce:016x}",
             "parent_epoch": branch.epoch.number,
@@ -50,8 +54,31 @@ class LocalRegister:
         self._create(self._paths.branch(epoch.number), fields)
 
     def record_begun(self, epoch: Epoch) -> None:
-        """Record that the epoch's first segment is durable. Raises FileExistsError, OSError."""
+        """Record that the epoch's first segment is durable; see ``record_branch``."""
+        self._require_claim(epoch)
         self._create(self._paths.begun(epoch.number), {"nonce": f"{epoch.nonce:016x}"})
+
+    def nodes(self) -> list[NodeRecord]:
+        """Return nothing: there is no other node."""
+        return []
+
+    def join(self, node: NodeRecord) -> None:
+        """Do nothing: nobody looks for the node here."""
+
+    def notes(self) -> list[PolicyNote]:
+        """Return nothing: a single node has no quorum to give up."""
+        return []
+
+    def add_note(self, note: PolicyNote) -> None:
+        """Raise ReplicationError (POLICY_UNMET): there is no quorum to give up or to return to."""
+        what = "a node whose register is in its own folder has no quorum to give up or to return to"
+        raise ReplicationError(Code.POLICY_UNMET, what, "see what holds with: kvctl cluster policy")
+
+    def _require_claim(self, epoch: Epoch) -> None:
+        claim = self._read(self._paths.claim(epoch.number))
+        if claim["nonce"] != f"{epoch.nonce:016x}":
+            what = f"epoch {epoch.number} belongs to another claim, of node {claim['node_id'] or 'unknown'}"
+            raise ReplicationError(Code.FENCED, what, "stop this node and see which one is meant to serve")
 
     def _create(self, path: Path, fields: dict[str, Any]) -> None:
         create_once(self._fs, path, self._paths.epoch_temporary(), encode_record(fields))

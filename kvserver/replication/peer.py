@@ -1,4 +1,7 @@
-"""How a node speaks to another one: the interface. ``kvserver.transport.peer`` does it over gRPC, tests in memory or through faults."""
+"""How a node speaks to another one: the interface.
+
+``kvserver.transport.peer`` does it over gRPC, tests in memory or through faults.
+"""
 
 from __future__ import annotations
 

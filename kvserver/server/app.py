@@ -1,14 +1,14 @@
 """The composition root: makes the parts of a server, starts them in order, stops them in reverse.
 
-The order is the list in ``App.__init__``. HTTP first, so that probes are answered while the log is recovered; then the data,
-which may take long and claims an epoch; then gRPC, so that no call arrives before it can be served.
+The order is the list in ``App.__init__``. HTTP first, so that probes are answered while the log is recovered. Of a node that is
+alone then the data, which may take long and claims an epoch; then gRPC, so that no call arrives before it can be served. A node
+of a cluster listens before it opens its data, because the others ask it how far it is, and it tells them where it is reached.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import shlex
@@ -19,18 +19,17 @@ from typing import NamedTuple
 
 from kvserver.base.environment import Environment
 from kvserver.base.events import Event, SegmentSealed
+from kvserver.base.types import Role
 from kvserver.engine.database import Database
-from kvserver.engine.table_kit import rocks
-from kvserver.replication.local_register import KIND, LocalRegister
 from kvserver.server import logs
-from kvserver.server.archive_part import ArchivePart
 from kvserver.server.collector import Figures
 from kvserver.server.config import Address, ServeConfig
-from kvserver.server.copies import Copies
 from kvserver.server.http import HttpServer
+from kvserver.server.life import Life, World
+from kvserver.server.member import Member
 from kvserver.server.probes import Phase, Probes
-from kvserver.service import admin, archive, kv
-from kvserver.storage.memtable import make_spares
+from kvserver.server.single import Single
+from kvserver.service import admin, cluster, kv, replication
 from kvserver.transport.grpc_aio import GrpcServer, cannot_listen
 
 LOG = logging.getLogger("kvserver.server")
@@ -45,8 +44,6 @@ GRACE_S = 5.0
 FAILURE_GRACE_S = 0.4
 """The same after a failure of the log: its answers leave, nothing else is waited for."""
 
-CLOSE_AFTER_FAILURE_S = 0.3
-
 HEARTBEAT_S = 1.0
 
 LAG_TIMER_S = 0.01
@@ -54,6 +51,9 @@ LAG_TIMER_S = 0.01
 
 LAG_SAMPLES = 15
 """The longest delays of so many heartbeats are kept."""
+
+
+SERVICES = (kv.NAME, admin.NAME, cluster.NAME, replication.NAME)
 
 
 class Part(NamedTuple):
@@ -80,18 +80,18 @@ class App:
         self._heart: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._http: HttpServer | None = None
-        self._database: Database | None = None
-        self._copies: Copies | None = None
-        self._archive: ArchivePart | None = None
-        self._grpc: GrpcServer | None = None
+        self._grpc = GrpcServer([], (admin.ROLE, "", kv.NAME, admin.NAME), SERVICES)
+        self._figures.rpc_stats = lambda: self._grpc.stats
+        self._grpc_stopped = False
         self._listen = config.listen
+        world = World(self._env, config, self._post, self._on_event, self._on_log_failure)
+        self._node: Single | Member = Single(world, self._on_life) if config.cluster is None else Member(world, self._on_life)
+        node, grpc = Part("node", self._start_node, self._node.stop), Part("grpc", self._start_grpc, self._stop_grpc)
+        # Whatever was begun first: calls are answered before the store is closed.
         self._parts = [
             Part("heart", self._start_heart, self._stop_heart),
             Part("http", self._start_http, self._stop_http),
-            Part("database", self._start_database, self._stop_database),
-            Part("copies", self._start_copies, self._stop_copies),
-            Part("archive", self._start_archive, self._stop_archive),
-            Part("grpc", self._start_grpc, self._stop_grpc),
+            *((node, grpc) if config.cluster is None else (grpc, node, Part("calls", _nothing, self._stop_grpc))),
         ]
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -118,8 +118,7 @@ class App:
         self.probes.phase = Phase.STOPPING
         code = self._stop_asked.result() if self._stop_asked.done() else OK
         clean = await self._stop_started()
-        failed = not clean or (self._database is not None and self._database.failure is not None)
-        return SOFTWARE_FAILURE if failed else code
+        return SOFTWARE_FAILURE if not clean or self._node.has_failed else code
 
     def ask_to_stop(self, code: int = OK) -> None:
         """End ``wait`` with an exit code; the first call counts."""
@@ -142,12 +141,20 @@ class App:
         """Return the line that says that the server serves, and where."""
         assert self._database is not None, "ready comes after start"
         http = Address(self._config.http.host, self._http.port) if self._config.http and self._http else None
+        alone = self._config.cluster is None
         return (
             f"ready listen={self._listen} http={http or 'off'} name={self._database.identity.node_name}"
-            f" epoch={self._database.history.current.number} revision={self._database.marks.visible}"
+            + ("" if alone else f" role={self._database.role.value}")
+            + f" epoch={self._database.history.current.number} revision={self._database.marks.visible}"
             f" data_dir={shlex.quote(str(self._config.data_dir))}"
             + (f" archive={shlex.quote(self._config.archive.url)}" if self._config.archive else "")
         )
+
+    @property
+    def _database(self) -> Database | None:
+        """The store that is open now; None while none is."""
+        life = self._node.life
+        return life.database if life is not None else None
 
     @property
     def http_port(self) -> int:
@@ -173,6 +180,7 @@ class App:
             self.probes.beat()
             if self.probes.phase is Phase.SERVING and self._database is not None:
                 self._database.tick()
+                self._node.tick()
             self._lags_s.append(await self._longest_lag(self._loop.time() + HEARTBEAT_S))
 
     async def _longest_lag(self, until_s: float) -> float:
@@ -197,47 +205,31 @@ class App:
     def _free_bytes(self) -> int:
         return self._env.fs.free_bytes(self._config.data_dir)
 
-    # -- the data -------------------------------------------------------------------------------------------------
+    # -- the node -------------------------------------------------------------------------------------------------
 
-    async def _start_database(self) -> None:
-        """Open the data in a thread, so that the loop goes on giving signs of life while a long log is recovered."""
-        _check_free(self._listen)
-        # Reading a log back makes millions of objects and no garbage, so nothing looks for garbage meanwhile, and what was
-        # read back is never looked at again. Afterwards Python's own thresholds hold: higher ones (50,000) gained nothing
-        # at 250,000 puts a second and made pauses of 280 ms, where these stay at 11 ms.
-        gc.disable()
-        try:
-            self._database = await asyncio.to_thread(self._open)
-            gc.collect()  # takes tuples of plain values out of sight for good, and so the versions that will refer to them
-            make_spares(gc.freeze)
-        finally:
-            gc.enable()
-        self._database.pipeline.on_failure = self._on_log_failure
-        if self._database.failure is not None:  # it failed before anybody listened
-            self._on_log_failure(self._database.failure)
-        self.probes.database = self._database
+    async def _start_node(self) -> None:
+        if self._config.cluster is None:
+            _check_free(self._listen)
+        await self._node.start(self._listen)
         self._warn_of_other_name()
 
-    def _open(self) -> Database:
-        return Database.open(
-            self._config.data_dir,
-            lambda env, paths: LocalRegister(env.fs, paths),
-            KIND,
-            self._post,
-            rocks(self._config.failpoints),
-            self._config.engine,
-            self._env,
-            self._on_event,
-            hold_archive=self._config.archive is not None,
-        )
+    def _on_life(self, life: Life | None) -> None:
+        """Have what a new life serves served; None: nothing but what the node itself does, until the next one."""
+        database = life.database if life is not None else None
+        self._grpc.serve([*self._node.methods(), *(life.methods() if life is not None else ())])
+        self.probes.database = database
+        self._figures.archive = life.archive.report if life is not None and life.archive is not None else None
+        self._grpc.health.set_serving(database is not None)
+        self._grpc.health.set_name(admin.ROLE, database is not None and database.role is Role.PRIMARY)
 
     def _post(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who could be told
             self._loop.call_soon_threadsafe(callback)
 
     def _on_event(self, event: Event) -> None:
-        if self._archive is not None and isinstance(event, SegmentSealed):
-            self._archive.wake()
+        life = self._node.life
+        if life is not None and isinstance(event, SegmentSealed):
+            life.on_sealed()
         logs.log_event(event)
         self._figures.on_event(event)
 
@@ -246,64 +238,15 @@ class App:
         self.ask_to_stop(SOFTWARE_FAILURE)
 
     def _warn_of_other_name(self) -> None:
-        assert self._database is not None
+        if self._database is None:
+            return
         kept, wanted = self._database.identity.node_name, self._config.name
         if wanted and wanted != kept:
             LOG.warning("the node in this folder is called %s since its creation; --name %s has no effect", kept, wanted)
 
-    async def _stop_database(self) -> None:
-        database = self._database
-        if database is None:
-            return
-        if database.failure is None:
-            await asyncio.to_thread(database.close)
-            LOG.info("stopped at revision %d, everything acknowledged is on disk", database.marks.durable)
-        else:
-            # Whatever hangs in there hangs on the disk that failed; the process ends anyway.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.to_thread(database.close), CLOSE_AFTER_FAILURE_S)
-
-    # -- copies and the archive -----------------------------------------------------------------------------------
-
-    async def _start_copies(self) -> None:
-        assert self._database is not None, "the database comes first"
-        self._copies = Copies(self._env, self._config.data_dir, self._database)
-        await self._copies.start()
-
-    async def _stop_copies(self) -> None:
-        if self._copies is not None:
-            await self._copies.stop()
-
-    async def _start_archive(self) -> None:
-        if self._config.archive is None:
-            return
-        assert self._database is not None and self._copies is not None, "they come first"
-        part = ArchivePart(
-            self._env, self._config.archive, self._config.data_dir, self._database, self._copies, self._post, self._on_event
-        )
-        await part.start()
-        self._archive = part
-        self._figures.archive = part.report
-
-    async def _stop_archive(self) -> None:
-        if self._archive is not None:
-            await self._archive.stop()
-
     # -- gRPC -----------------------------------------------------------------------------------------------------
 
     async def _start_grpc(self) -> None:
-        assert self._database is not None and self._copies is not None, "they come first"
-        database, engine = self._database, self._config.engine
-        services = (
-            kv.KvService(database),
-            admin.AdminService(
-                database, self._env.clock, engine.pipeline.memory_limit_bytes, tables=engine.tables, archive=self._archive
-            ),
-            archive.ArchiveService(database, self._archive, self._copies.hash_content, self._env.clock),
-        )
-        methods = [method for service in services for method in service.methods()]
-        self._grpc = GrpcServer(methods, health_names=("", kv.NAME, admin.NAME, admin.ROLE))
-        self._figures.rpc_stats = self._grpc.stats
         port = await self._grpc.start(*self._config.listen)
         self._listen = Address(self._config.listen.host, port)
         self._watcher = self._loop.create_task(self._watch_grpc(self._grpc))
@@ -317,12 +260,16 @@ class App:
         self.ask_to_stop(SOFTWARE_FAILURE)
 
     async def _stop_grpc(self) -> None:
-        assert self._grpc is not None and self._database is not None
         self.ask_to_stop()  # or the watcher would take the end for a breakdown
-        for part in (self._archive, self._copies):  # what may take hours would use up the grace
-            if part is not None:
-                part.end_calls()
-        await self._grpc.stop(GRACE_S if self._database.failure is None else FAILURE_GRACE_S)
+        if self._grpc_stopped:
+            return
+        self._grpc_stopped = True
+        self._node.end_calls()  # what may take hours would use up the grace
+        await self._grpc.stop(FAILURE_GRACE_S if self._node.has_failed else GRACE_S)
+
+
+async def _nothing() -> None:
+    """Start nothing."""
 
 
 def _check_free(address: Address) -> None:

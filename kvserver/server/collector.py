@@ -38,7 +38,7 @@ class Figures(Collector):
         self._memory_limit_bytes = memory_limit_bytes
         self._recovered: LogRecovered | None = None
         self.loop_lag_s: Callable[[], float] = lambda: 0.0
-        self.rpc_stats: Sequence[MethodStats] = ()
+        self.rpc_stats: Callable[[], Sequence[MethodStats]] = lambda: ()
         self.archive: Callable[[], Report] | None = None
         """How the archive is doing, where there is one."""
         self._registry = CollectorRegistry(auto_describe=False)
@@ -135,7 +135,7 @@ class Figures(Collector):
         }
 
     def _rpc_samples(self) -> dict[str, list[Sample]]:
-        stats = self.rpc_stats
+        stats = self.rpc_stats()
         handled: list[Sample] = []
         for one in stats:
             handled += [((*_labels(one), label_of(code)), count) for code, count in list(one.handled.items())]
@@ -148,7 +148,7 @@ class Figures(Collector):
 
     def _handling_times(self, name: str, help_text: str, labels: tuple[str, ...]) -> HistogramMetricFamily:
         family = HistogramMetricFamily(name, help_text, labels=labels)
-        for one in self.rpc_stats:
+        for one in self.rpc_stats():
             total = 0
             buckets: list[Any] = []
             for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), list(one.buckets), strict=True):

@@ -66,6 +66,21 @@ class ArchiveConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """How the node finds its cluster, and what it does for the others."""
+
+    register_url: str
+    follow: Address | None
+    advertise: Address | None
+    members: tuple[str, ...]
+    """With ``write_quorum``, the policy of a cluster that is made by this start; empty: asynchronous."""
+    write_quorum: int
+    slot_max_bytes: int
+    tail_compression: str
+    """"auto", "none" or "zstd"."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything that ``kvserver serve`` can be told."""
 
@@ -75,6 +90,8 @@ class ServeConfig:
     name: str
     engine: EngineOptions
     archive: ArchiveConfig | None
+    cluster: ClusterConfig | None
+    """None: the node is alone, and its register lies in its data folder."""
     log_level: str
     log_format: str
     hints: bool
@@ -151,6 +168,7 @@ def _serve_config(told: Mapping[str, Told], check_only: bool, environment: Mappi
         name=value["name"],
         engine=engine,
         archive=_archive_config(value),
+        cluster=_cluster_config(value),
         log_level=value["log_level"],
         log_format=value["log_format"],
         hints=value["hints"],
@@ -218,6 +236,35 @@ def _archive_config(value: Mapping[str, Any]) -> ArchiveConfig | None:
         backup_every_h=value["backup_h"],
         keep_backups=value["keep_backups"],
         keep_days=value["keep_days"],
+    )
+
+
+def _cluster_config(value: Mapping[str, Any]) -> ClusterConfig | None:
+    """Return how the node finds its cluster; None where it is alone. Raises ValueError for what does not fit together."""
+    url, follow, quorum = value["register"], value["follow"], value["write_quorum"]
+    members = tuple(value["members"].split(",")) if value["members"] else ()
+    if url is None:
+        if follow is not None or members or quorum:
+            raise ValueError(
+                "follow, members and write-quorum need --register URL: the register that all nodes of a cluster share"
+            )
+        return None
+    try:
+        open_store(url).close()  # asks nothing of it, so one that is down is no mistake
+    except StoreRefused as error:
+        raise ValueError(f"register: {error.message}; {error.hint}") from error
+    if bool(members) != bool(quorum) or quorum > len(members):
+        raise ValueError("members and write-quorum go together, and the quorum is at most as many as there are members")
+    if follow is not None and follow in (value["listen"], value["advertise"]):
+        raise ValueError(f"follow: {follow} is this node itself; name another one")
+    return ClusterConfig(
+        register_url=url,
+        follow=follow,
+        advertise=value["advertise"],
+        members=members,
+        write_quorum=quorum,
+        slot_max_bytes=value["slot_max_mb"] * MIB,
+        tail_compression=value["tail_compression"],
     )
 
 

@@ -18,6 +18,7 @@ from kvserver.base.environment import Environment
 from kvserver.base.fs import remove_tree
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import Position
+from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.server.beside import HelperRun, UnderWay, run_beside, was_ended
 from kvserver.service.archive import Hashed
@@ -66,14 +67,15 @@ class Copies:
         return self._scratch / f"{purpose}-{next(self._numbers)}"
 
     @contextlib.asynccontextmanager
-    async def copy(self, purpose: str) -> AsyncIterator[Copy]:
+    async def copy(self, purpose: str, flushing: Ticket[int] | None = None) -> AsyncIterator[Copy]:
         """Give a checkpoint of the store to the block, and remove it at the end. Raises KvError.
 
-        Not to be cancelled: it belongs in a task of its own (``UnderWay``), which clears away what it has begun.
+        ``flushing``: of a flush that was begun before, behind which the tables are copied as they stand; None: flush now. Not to
+        be cancelled: it belongs in a task of its own (``UnderWay``), which clears away what it has begun.
         """
         folder = self.folder(purpose)
         try:
-            made = await self._database.checkpoint(folder, scratch=True)
+            made = await self._database.checkpoint(folder, scratch=True, flushing=flushing)
             yield Copy(folder, made.position)
         finally:
             await self.remove(folder)
@@ -95,13 +97,18 @@ class Copies:
             helper.end()
             raise
 
-    async def _hash(self, helper: HelperRun) -> Hashed:
+    async def hash_flushed(self, flushing: Ticket[int]) -> Hashed:
+        """Hash what the tables hold when a flush has ended that was begun before; see ``hash_content``. Raises KvError."""
+        helper = HelperRun()
+        return await asyncio.shield(self._under_way.keep(self._hash(helper, flushing)))
+
+    async def _hash(self, helper: HelperRun, flushing: Ticket[int] | None = None) -> Hashed:
         self._helpers.add(helper)
         try:
             async with self._hashing:
                 if helper.ended:  # while it waited; a copy costs a flush
                     raise was_ended()
-                async with self.copy("hash") as (folder, position):
+                async with self.copy("hash", flushing) as (folder, position):
                     found = hash_of(await run_beside(lambda: helper.run(lambda: start_hashing(folder)), "hash"))
         finally:
             self._helpers.discard(helper)

@@ -25,12 +25,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 LOOPS = ("uvloop", "asyncio")
 WHEN_FULL = ("refuse", "gap")
+COMPRESSIONS = ("auto", "none", "zstd")
 
 SECTIONS: Mapping[str, str] = {
     "server": "the server",
     "log": "the log of commits",
     "tables": "memory, tables and history",
     "archive": "the archive",
+    "cluster": "several nodes",
 }
 """The sections of a configuration file, and what the groups of flags are called in the help."""
 
@@ -43,6 +45,8 @@ examples:
   kvserver serve --data-dir data/node
   kvserver serve --data-dir /srv/kv --listen 0.0.0.0:7400 --http 0.0.0.0:7480 --name kv-1 --log-format json
   kvserver serve --data-dir /srv/kv --archive file:///mnt/archive --backup-h 24 --keep-days 30
+  kvserver serve --data-dir /srv/kv --name a --register file:///mnt/register --advertise 10.0.0.1:7400 --listen 0.0.0.0:7400
+  kvserver serve --data-dir /srv/kv --name b --register file:///mnt/register --follow 10.0.0.1:7400
   kvserver serve --config kvserver.toml --check-config
   KVSERVER_DATA_DIR=/srv/kv KVSERVER_MEMORY_LIMIT_MB=512 kvserver serve
 
@@ -138,6 +142,19 @@ def _archive(text: str) -> str | None:
     return None if text == OFF else text
 
 
+def _register(text: str) -> str | None:
+    if not text:
+        raise argparse.ArgumentTypeError(f"a register needs an address; {OFF!r} stands for one of this node alone")
+    return None if text == OFF else text
+
+
+def _node_names(text: str) -> str:
+    names = [_node_name(name.strip()) for name in text.split(",")] if text else []
+    if len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a node twice")
+    return ",".join(names)
+
+
 def _between(least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         usable = text.isascii() and text.isdigit() and len(text) <= len(str(most))
@@ -222,6 +239,35 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("archive", "keep-days", "N", 0, _between(0, 36_500)),
         help="keep what is needed to restore any moment of so many days; 0: no bound by time",
+    ),
+    Setting(
+        *("cluster", "register", "URL", OFF, _register),
+        help="where the nodes of one cluster claim epochs: file:///FOLDER or s3://BUCKET/PREFIX, the same for all of them; "
+        "'off': the node is alone",
+    ),
+    Setting(
+        *("cluster", "follow", "HOST:PORT", OFF, _optional_address),
+        help="a node of the cluster to begin with; the register knows who is primary later on; 'off': the register alone says",
+    ),
+    Setting(
+        *("cluster", "advertise", "HOST:PORT", OFF, _optional_address),
+        help="where other nodes and clients reach this one; 'off': the address of --listen",
+    ),
+    Setting(
+        *("cluster", "members", "NAME,NAME", "", _node_names),
+        help="at the cluster's first start: the nodes that the policy counts; later: kvctl cluster policy set",
+    ),
+    Setting(
+        *("cluster", "write-quorum", "N", 0, _between(0, 15)),
+        help="at the cluster's first start: so many members must have synced a write, the primary included; 0: the primary alone",
+    ),
+    Setting(
+        *("cluster", "slot-max-mb", "N", 4096, _between(64, 1 << 24)),
+        help="MiB of the log that are kept for a follower that is behind or away; above it the archive, or a new copy, must do",
+    ),
+    Setting(
+        *("cluster", "tail-compression", "|".join(COMPRESSIONS), COMPRESSIONS[0], _one_of(COMPRESSIONS)),
+        help="how what is shipped to followers is compressed; auto: zstd, but nothing on the same machine",
     ),
 )
 

@@ -9,12 +9,13 @@ from kvproto.v1 import errors_pb2, kv_pb2
 from kvserver.base.errors import ConditionFailed, KvError, UnknownNamespace
 from kvserver.base.limits import MIB
 from kvserver.base.types import Version
-from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Mutation, Put
+from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Keyed, Mutation, Put
 from kvserver.engine.database import Database
 from kvserver.service import validation
 from kvserver.storage.ranges import EVERYTHING, KeySpan, prefix_span
 
 LOCAL = kv_pb2.DURABILITY_LOCAL
+REPLICATED = kv_pb2.DURABILITY_REPLICATED
 MEMORY = kv_pb2.DURABILITY_MEMORY
 
 _FAILURE_TEXT_BYTES = 1 * MIB
@@ -40,7 +41,10 @@ class Answers:
 
     def reached(self, revision: int) -> kv_pb2.Durability.ValueType:
         """Return the level that a revision has reached by now."""
-        return LOCAL if revision <= self._database.marks.durable else MEMORY
+        marks = self._database.marks
+        if revision > marks.durable:
+            return MEMORY
+        return LOCAL if marks.replicated is None or revision > marks.replicated else REPLICATED
 
 
 class Namespaces:
@@ -90,6 +94,16 @@ def batch(request: kv_pb2.WriteRequest, default_namespace: int, namespaces: Name
     """Return the atomic commit that a message asks for. Raises InvalidRequest, UnknownNamespace."""
     validation.check_mutation_count(len(request.mutations))
     return Batch([_mutation(message, default_namespace, namespaces) for message in request.mutations])
+
+
+def keyed(
+    command: Put | Delete | DeleteSpan | Batch,
+    request: kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.WriteRequest,
+    now_ms: int,
+) -> Put | Delete | DeleteSpan | Batch | Keyed:
+    """Return the command, to be carried out once if its request has an idempotency key. Raises InvalidRequest."""
+    key = validation.idempotency_of(request)
+    return command if key is None else Keyed(command, key, now_ms)
 
 
 def _mutation(message: kv_pb2.Mutation, default_namespace: int, namespaces: Namespaces) -> Mutation:

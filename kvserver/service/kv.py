@@ -7,7 +7,7 @@ from typing import Any
 
 from kvproto.v1 import kv_pb2
 from kvserver.base.types import Version
-from kvserver.commit.requests import Batch, Committed, DeleteSpan, spans_of
+from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Put, Request, spans_of
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.engine.scan import ScanOptions
@@ -92,18 +92,24 @@ class KvService:
             yield response
 
     async def sync(self, request: kv_pb2.SyncRequest, context: CallContext) -> kv_pb2.SyncResponse:
-        """Wait until a revision is as durable as asked."""
-        if request.level not in (kv_pb2.DURABILITY_UNSPECIFIED, kv_pb2.DURABILITY_LOCAL):
-            raise validation.invalid_field("level", f"must be DURABILITY_UNSPECIFIED or DURABILITY_LOCAL, not {request.level}")
-        revision = await self._database.pipeline.when_visible(request.revision or self._database.marks.assigned)
-        return kv_pb2.SyncResponse(header=self._answers.header(revision), reached=convert.LOCAL)
+        """Wait until a revision is as durable as asked: on this node's disk, or as the policy has it."""
+        pipeline, wanted = self._database.pipeline, request.revision or self._database.marks.assigned
+        if request.level == convert.LOCAL:
+            revision = await pipeline.when_durable(wanted)
+        elif request.level in (kv_pb2.DURABILITY_UNSPECIFIED, convert.REPLICATED):
+            revision = await pipeline.when_visible(wanted)
+        else:
+            raise validation.invalid_field(
+                "level", f"must be DURABILITY_UNSPECIFIED, DURABILITY_LOCAL or DURABILITY_REPLICATED, not {request.level}"
+            )
+        return kv_pb2.SyncResponse(header=self._answers.header(revision), reached=self._answers.reached(revision))
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def put(self, request: kv_pb2.PutRequest, context: CallContext) -> Ticket[kv_pb2.PutResponse]:
         """Put one key."""
         memory = validation.wants_memory(request.durability)
-        command = convert.put(self._namespaces.find(request.namespace), request)
+        command = self._keyed(convert.put(self._namespaces.find(request.namespace), request), request)
         return self._database.submit(command, self._put_answer, memory)
 
     def _put_answer(self, done: Committed) -> kv_pb2.PutResponse:
@@ -117,12 +123,12 @@ class KvService:
     ) -> Ticket[kv_pb2.DeleteResponse] | Awaitable[Ticket[kv_pb2.DeleteResponse]]:
         """Delete a key, a range or a prefix."""
         memory = validation.wants_memory(request.durability)
-        command = convert.delete(self._namespaces.find(request.namespace), request)
-        if isinstance(command, DeleteSpan):
+        command = self._keyed(convert.delete(self._namespaces.find(request.namespace), request), request)
+        if spans_of(command):
             return self._delete_span(command, memory, context)
         return self._database.submit(command, self._delete_answer, memory)
 
-    async def _delete_span(self, command: DeleteSpan, memory: bool, context: CallContext) -> Ticket[kv_pb2.DeleteResponse]:
+    async def _delete_span(self, command: Request, memory: bool, context: CallContext) -> Ticket[kv_pb2.DeleteResponse]:
         pin = await self._prepare(command, context)
         return self._database.submit(command, self._delete_answer, memory, pin)
 
@@ -137,12 +143,12 @@ class KvService:
     ) -> Ticket[kv_pb2.WriteResponse] | Awaitable[Ticket[kv_pb2.WriteResponse]]:
         """Carry out many mutations in one commit."""
         memory = validation.wants_memory(request.durability)
-        command = convert.batch(request, self._namespaces.find(request.namespace), self._namespaces)
+        command = self._keyed(convert.batch(request, self._namespaces.find(request.namespace), self._namespaces), request)
         if spans_of(command):
             return self._write_spans(command, memory, context)
         return self._database.submit(command, self._write_answer, memory)
 
-    async def _write_spans(self, command: Batch, memory: bool, context: CallContext) -> Ticket[kv_pb2.WriteResponse]:
+    async def _write_spans(self, command: Request, memory: bool, context: CallContext) -> Ticket[kv_pb2.WriteResponse]:
         pin = await self._prepare(command, context)
         return self._database.submit(command, self._write_answer, memory, pin)
 
@@ -155,7 +161,14 @@ class KvService:
             deleted=done.deleted,
         )
 
-    async def _prepare(self, command: DeleteSpan | Batch, context: CallContext) -> Pin:
+    def _keyed(
+        self,
+        command: Put | Delete | DeleteSpan | Batch,
+        request: kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.WriteRequest,
+    ) -> Request:
+        return convert.keyed(command, request, self._database.now_ms())
+
+    async def _prepare(self, command: Request, context: CallContext) -> Pin:
         """Read what deletions of spans need. Raises Refused if the caller's time ran out over it."""
         pin = await self._database.prepare([command])
         if context.remaining_s() == 0:

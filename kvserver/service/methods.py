@@ -7,7 +7,7 @@ raises KvError. Nothing forces a coroutine, a task or a future on a call that ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 from google.protobuf.message import Message
@@ -18,6 +18,7 @@ from kvserver.service.context import CallContext
 Outcome: TypeAlias = "Message | Ticket[Any]"
 UnaryHandler: TypeAlias = "Callable[[Any, CallContext], Outcome | Awaitable[Outcome]]"
 ScanHandler: TypeAlias = "Callable[[Any, CallContext], AsyncGenerator[Message, None]]"
+DuplexHandler: TypeAlias = "Callable[[AsyncIterator[Any], CallContext], AsyncGenerator[Message, None]]"
 
 
 class Pending(Protocol):
@@ -69,4 +70,18 @@ class FrameMethod:
     session: Callable[[CallContext], Session]
 
 
-Method: TypeAlias = UnaryMethod | ScanMethod | FrameMethod
+@dataclasses.dataclass(frozen=True, slots=True)
+class DuplexMethod:
+    """A stream of requests and a stream of answers that go their own ways.
+
+    The handler reads requests as it likes, raises KvError to end the call, and is closed where the caller hangs up. A request
+    that is no message is met where it is read, as InvalidRequest.
+    """
+
+    service: str
+    name: str
+    request: type[Message]
+    handler: DuplexHandler
+
+
+Method: TypeAlias = UnaryMethod | ScanMethod | FrameMethod | DuplexMethod

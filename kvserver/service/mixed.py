@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 from kvproto.v1 import kv_pb2
 from kvserver.base.errors import KvError
-from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Found, Put, ReadRun
+from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Found, Keyed, Put, ReadRun
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.service import convert, validation
 from kvserver.service.frames import FrameContext, PendingFrame, as_it_is, within_budget
 
-Command: TypeAlias = Put | Delete | DeleteSpan | Batch | ReadRun
+Command: TypeAlias = Put | Delete | DeleteSpan | Batch | Keyed | ReadRun
 
 SLICE_OPERATIONS = 512
 """So many operations are carried out before the event loop gets its turn: some milliseconds' worth."""
@@ -33,7 +33,8 @@ async def carry_out_mixed(
     for begin in range(0, len(operations), SLICE_OPERATIONS):
         if begin:
             await asyncio.sleep(0)
-        commands = [_command(operation, namespace, namespaces) for operation in operations[begin : begin + SLICE_OPERATIONS]]
+        part, now_ms = operations[begin : begin + SLICE_OPERATIONS], database.now_ms()
+        commands = [_command(operation, namespace, namespaces, now_ms) for operation in part]
         sound = [command for command in commands if not isinstance(command, KvError)]
         try:  # one read of the tables for all of them; what they change themselves is above the tables
             pin = await database.prepare(sound)
@@ -50,7 +51,7 @@ async def carry_out_mixed(
     return PendingFrame(tickets, partial(_answer, context, outcomes))
 
 
-def _command(operation: kv_pb2.Operation, namespace: int, namespaces: convert.Namespaces) -> Command | KvError:
+def _command(operation: kv_pb2.Operation, namespace: int, namespaces: convert.Namespaces, now_ms: int) -> Command | KvError:
     """Return what an operation asks for, or why it is refused."""
     try:
         match operation.WhichOneof("kind"):
@@ -58,13 +59,13 @@ def _command(operation: kv_pb2.Operation, namespace: int, namespaces: convert.Na
                 return _read(operation.get, namespace)
             case "put":
                 _check_frame_holds(operation.put)
-                return convert.put(namespace, operation.put)
+                return convert.keyed(convert.put(namespace, operation.put), operation.put, now_ms)
             case "delete":
                 _check_frame_holds(operation.delete)
-                return convert.delete(namespace, operation.delete)
+                return convert.keyed(convert.delete(namespace, operation.delete), operation.delete, now_ms)
             case "write":
                 _check_frame_holds(operation.write)
-                return convert.batch(operation.write, namespace, namespaces)
+                return convert.keyed(convert.batch(operation.write, namespace, namespaces), operation.write, now_ms)
             case _:
                 raise validation.invalid_field("kind", "is missing; an operation is a get, a put, a delete or a write")
     except KvError as error:

@@ -17,7 +17,8 @@ from typing import Any
 from kvproto.v1 import kv_pb2
 from kvserver.base.errors import InvalidRequest, KvError, OutcomeUnknown
 from kvserver.base.types import Version
-from kvserver.commit.requests import Committed, Delete, Found, PutRun, ReadRun, RunDone
+from kvserver.commit.idempotency import IdempotencyKey
+from kvserver.commit.requests import Committed, Delete, DeleteRun, DeletesDone, Found, Keyed, PutRun, ReadRun, RunDone
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
 from kvserver.service import convert, validation
@@ -43,12 +44,20 @@ class PipelineSession:
         context = FrameContext(frame.frame_id, self._answers)
         try:
             context.memory = validation.wants_memory(frame.durability)
+            key = validation.idempotency_of(frame)
             namespace = self._namespaces.find(frame.namespace)
             match frame.WhichOneof("operations"):
                 case "puts":
-                    return self._puts(context, namespace, list(frame.puts.keys), list(frame.puts.values))
+                    return self._puts(context, namespace, list(frame.puts.keys), list(frame.puts.values), key)
+                case "deletes" if key is not None:
+                    return self._keyed_deletes(context, namespace, list(frame.deletes.keys), key)
                 case "deletes":
                     return self._deletes(context, namespace, list(frame.deletes.keys))
+                case "gets" | "mixed" if key is not None:
+                    raise validation.invalid_field(
+                        "idempotency",
+                        "must be given with puts or deletes only; operations of a mixed frame have keys of their own",
+                    )
                 case "gets":
                     keys = list(frame.gets.keys)
                     seen = self._database.reading_at(0, convert.session_of(frame))
@@ -79,7 +88,9 @@ class PipelineSession:
 
     # -- puts -----------------------------------------------------------------------------------------------------
 
-    def _puts(self, context: FrameContext, namespace: int, keys: list[bytes], values: list[bytes]) -> PendingFrame:
+    def _puts(
+        self, context: FrameContext, namespace: int, keys: list[bytes], values: list[bytes], key: IdempotencyKey | None
+    ) -> PendingFrame:
         if len(keys) != len(values):
             raise validation.invalid_field("puts", f"has {len(keys)} keys and {len(values)} values; they must be as many")
         validation.check_operation_count(len(keys))
@@ -88,7 +99,9 @@ class PipelineSession:
             keys, values, failed = _split_puts(keys, values)
         if not keys:
             return PendingFrame((), partial(context.answer, failures=failed))
-        ticket = self._last = self._database.submit(PutRun(namespace, keys, values), as_it_is, context.memory)
+        run = PutRun(namespace, keys, values)
+        request = run if key is None else Keyed(run, key, self._database.now_ms())
+        ticket = self._last = self._database.submit(request, as_it_is, context.memory)
         return PendingFrame((ticket,), partial(self._puts_answer, context, ticket, len(keys), failed))
 
     def _puts_answer(
@@ -151,6 +164,29 @@ class PipelineSession:
         response.absent.extend(absent)
         return response
 
+    def _keyed_deletes(
+        self, context: FrameContext, namespace: int, keys: list[bytes], key: IdempotencyKey
+    ) -> PendingFrame | Awaitable[PendingFrame]:
+        """Carry deletions out that are remembered together: as one submission, so that all are, or none."""
+        validation.check_operation_count(len(keys))
+        asked = len(keys)
+        keys, places, failed = _split_keys(keys)
+        if not keys:
+            return PendingFrame((), partial(context.answer, failures=failed))
+        request = Keyed(DeleteRun(namespace, keys), key, self._database.now_ms())
+
+        def submit(pin: Pin | None) -> PendingFrame:
+            ticket = self._last = self._database.submit(request, as_it_is, context.memory, pin)
+            return PendingFrame((ticket,), partial(_keyed_deletes_answer, context, ticket, places, asked, failed))
+
+        async def prepared() -> PendingFrame:
+            try:
+                return submit(await self._database.prepare([request]))
+            except KvError as error:
+                return PendingFrame((), partial(context.rejection, error))
+
+        return prepared() if self._database.state.view.has_tables else submit(None)
+
     # -- gets -----------------------------------------------------------------------------------------------------
 
     async def _gets_behind(self, seen: Ticket[int], context: FrameContext, namespace: int, keys: list[bytes]) -> PendingFrame:
@@ -187,6 +223,21 @@ class PipelineSession:
         except KvError as error:
             return context.rejection(error)
         return _columns(context, found, places, asked, failed)
+
+
+def _keyed_deletes_answer(
+    context: FrameContext, ticket: Ticket[DeletesDone], places: Sequence[int], asked: int, failed: Failures
+) -> kv_pb2.PipelineResponse:
+    try:
+        first, commits, bitmap, depends_on = ticket.answer()
+    except OutcomeUnknown as error:
+        return context.answer(failures=_with_all_others(failed, asked, error))
+    except KvError as error:
+        return context.rejection(error)
+    response = context.answer(depends_on, failures=failed, first_revision=first, commits=commits)
+    for number, bits in enumerate(bitmap):
+        response.absent.extend(places[8 * number + bit] for bit in range(8) if bits >> bit & 1)
+    return response
 
 
 def _columns(context: FrameContext, found: Found, places: Sequence[int], asked: int, failed: Failures) -> kv_pb2.PipelineResponse:

@@ -17,6 +17,7 @@ from kvserver.base.limits import (
     MAX_NAMESPACE_NAME_BYTES,
     MAX_VALUE_BYTES,
 )
+from kvserver.commit.idempotency import CLIENT_ID_BYTES, IdempotencyKey
 from kvserver.storage.ranges import KeySpan
 
 _NAMESPACE_NAME = re.compile(r"[A-Za-z0-9._/-]+", re.ASCII)
@@ -75,6 +76,20 @@ def wants_memory(durability: int, name: str = "durability") -> bool:
     if durability == kv_pb2.DURABILITY_MEMORY:
         return True
     raise invalid_field(name, f"must be DURABILITY_UNSPECIFIED or DURABILITY_MEMORY, not {durability}")
+
+
+def idempotency_of(
+    request: kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.WriteRequest | kv_pb2.PipelineRequest,
+) -> IdempotencyKey | None:
+    """Return the key under which a write is remembered, None where it has none; refuse one that is incomplete (INVALID_FIELD)."""
+    if not request.HasField("idempotency"):
+        return None
+    key = request.idempotency
+    if len(key.client_id) != CLIENT_ID_BYTES:
+        raise invalid_field("idempotency.client_id", f"must have {CLIENT_ID_BYTES} bytes, not {len(key.client_id)}")
+    if not key.issued_ms:
+        raise invalid_field("idempotency.issued_ms", "is missing; it says when the write was first sent")
+    return IdempotencyKey(key.client_id, key.number, key.issued_ms)
 
 
 def check_limit(limit: int) -> int:

@@ -25,7 +25,17 @@ servers that one test has for itself. Without pytest:
 A server is a process of its own, started as its users start it. It needs the extra ``kvserver[server]``, and nothing else.
 """
 
+from kvserver.testing.cluster import ClusterProcesses, ClusterServer, running_cluster
 from kvserver.testing.process import ServerFailed
 from kvserver.testing.running import ClientOptions, Node, Server, running_server
 
-__all__ = ["ClientOptions", "Node", "Server", "ServerFailed", "running_server"]
+__all__ = [
+    "ClientOptions",
+    "ClusterProcesses",
+    "ClusterServer",
+    "Node",
+    "Server",
+    "ServerFailed",
+    "running_cluster",
+    "running_server",
+]

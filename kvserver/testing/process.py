@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MAX_LINES = 10_000
 """So many of the newest lines are kept of what a server prints."""
@@ -30,10 +30,17 @@ class ServerProcess:
     """A ``kvserver serve`` with some flags. It is started by the constructor and ends with this process at the latest.
 
     Settings from this process's own environment (``KVSERVER_...``) are not handed on, only those in ``environment``.
+    ``on_line`` is called with each line that it prints, on a thread of this process's.
     """
 
-    def __init__(self, flags: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        flags: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
         self._flags = tuple(flags)
+        self._on_line = on_line
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KVSERVER_")}
         self._popen = subprocess.Popen(
             # -P: modules in the folder that the tests run in must not stand in for the server's.
@@ -63,6 +70,11 @@ class ServerProcess:
     def running(self) -> bool:
         """Whether the process is there."""
         return self._popen.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._popen.poll()
 
     def lines(self) -> list[str]:
         """Return what it printed: its log, and the line that says that it serves."""
@@ -127,6 +139,8 @@ class ServerProcess:
                 line = text.rstrip("\n")
                 with self._lock:
                     self._lines.append(line)
+                if self._on_line is not None:
+                    self._on_line(line)
                 if not self._ready_line and line.startswith("ready "):
                     self._ready_line = line
                     self._ready_or_over.set()

@@ -9,7 +9,7 @@ import re
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -68,6 +68,7 @@ class Server:
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         archive_dir: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
         for flag in flags:
             if flag.partition("=")[0] == "--data-dir":
@@ -80,6 +81,7 @@ class Server:
         self._environment = dict(environment or {})
         self._start_timeout_s = start_timeout_s
         self._listen = "127.0.0.1:0"
+        self._on_line = on_line
         self._lives: list[ServerProcess] = []
 
     @property
@@ -108,6 +110,11 @@ class Server:
         return bool(self._lives) and self._process.running
 
     @property
+    def exit_code(self) -> int | None:
+        """How its process ended, negative for a signal; None while it runs, and where it was never started."""
+        return self._process.exit_code if self._lives else None
+
+    @property
     def _process(self) -> ServerProcess:
         if not self._lives:
             raise RuntimeError("the server was never started")
@@ -119,14 +126,23 @@ class Server:
         Raises ServerFailed, with the last lines that it printed, if it does not come to that.
         """
         __tracebackhide__ = True
+        self.begin()
+        self.wait_until_ready()
+
+    def begin(self) -> None:
+        """Start its process, and do not wait until it serves."""
         if self.running:
             raise RuntimeError("the server runs already")
         own = ["--data-dir", str(self.data_dir), "--listen", self._listen, "--http", "off"]
         own += ["--archive", self.archive_url] if self.archive_url else []
-        process = ServerProcess((*own, *self._flags), self._environment)  # of a flag given twice the last one counts
-        self._lives.append(process)
-        process.wait_until_ready(self._start_timeout_s)
-        self._listen = process.field("listen")
+        # Of a flag given twice the last one counts.
+        self._lives.append(ServerProcess((*own, *self._flags), self._environment, self._on_line))
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves; raises ServerFailed as ``start`` does."""
+        __tracebackhide__ = True
+        self._process.wait_until_ready(self._start_timeout_s)
+        self._listen = self._process.field("listen")
 
     def kill(self) -> None:
         """End it at once, as ``kill -9`` or a crash would; one that does not run is left alone."""

@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -147,20 +147,27 @@ class FrameStream:
             waiter.set_result(None)
 
 
+class Drainable(Protocol):
+    """A stream that can be asked to end."""
+
+    def drain(self) -> None:
+        """End with NOT_SERVING, in order."""
+
+
 class OpenStreams:
     """The streams that are open, so that they can be asked to end together."""
 
     def __init__(self) -> None:
-        self._streams: set[FrameStream] = set()
+        self._streams: set[Drainable] = set()
         self._draining = False
 
-    def add(self, stream: FrameStream) -> None:
+    def add(self, stream: Drainable) -> None:
         """Note a stream that begins; while the server drains it is asked to end at once."""
         self._streams.add(stream)
         if self._draining:
             stream.drain()
 
-    def discard(self, stream: FrameStream) -> None:
+    def discard(self, stream: Drainable) -> None:
         """Forget a stream that has ended."""
         self._streams.discard(stream)
 

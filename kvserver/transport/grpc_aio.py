@@ -1,17 +1,24 @@
-"""The transport over grpc.aio: a server made of the services' tables of methods."""
+"""The transport over grpc.aio: a server made of the services' tables of methods.
+
+What is served can change while it serves: a node that changes its part gets another table (``serve``). Calls under way
+go on against the old one, streams are asked to end, and new calls meet the new one. A method that is of the contract and
+not in the table is answered NOT_SERVING, because it will be there in a moment, or is on another node.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
 
-from kvserver.base.errors import OpenRefused
+from kvserver.base.errors import NotServing, OpenRefused
 from kvserver.base.limits import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
-from kvserver.service.methods import FrameMethod, Method, ScanMethod, UnaryMethod
+from kvserver.service.methods import DuplexMethod, FrameMethod, Method, ScanMethod, UnaryMethod
 from kvserver.transport.context import Serve
+from kvserver.transport.duplex import serve_duplex
+from kvserver.transport.errors import end_with
 from kvserver.transport.frame_stream import OpenStreams, serve_frames
 from kvserver.transport.health import SERVICE as HEALTH_SERVICE
 from kvserver.transport.health import Health
@@ -51,19 +58,32 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 class GrpcServer:
     """Serves methods on one address. Belongs to the event loop that made it."""
 
-    def __init__(self, methods: Sequence[Method], health_names: tuple[str, ...]) -> None:
-        self.stats: list[MethodStats] = []
+    def __init__(self, methods: Sequence[Method], health_names: tuple[str, ...], names: Sequence[str] = ()) -> None:
+        """Serve a table of methods. ``names``: all services that any table may hold, besides those of ``methods``."""
         self.health = Health(health_names)
+        self._stats: dict[tuple[str, str], MethodStats] = {}
+        self._between_nodes_stats: dict[tuple[str, str], MethodStats] = {}
+        self._table = _Table({*names, *(method.service for method in methods)})
         self._streams = OpenStreams()
+        self._between_nodes = OpenStreams()
+        """Streams that other nodes keep open: at the end they go on until all others are answered, who may depend on them."""
         self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS)
-        reflection = Reflection({*(method.service for method in methods), HEALTH_SERVICE})
-        self._server.add_generic_rpc_handlers((*self._handlers(methods), self.health.handlers(), *reflection.handlers()))
+        reflection = Reflection({*self._table.services, HEALTH_SERVICE})
+        self._server.add_generic_rpc_handlers((self._table, self.health.handlers(), *reflection.handlers()))
+        self.serve(methods)
 
-    def _handlers(self, methods: Sequence[Method]) -> list[grpc.GenericRpcHandler]:
-        services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
-        for method in methods:
-            services.setdefault(method.service, {})[method.name] = self._handler(method)
-        return [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items()]
+    @property
+    def stats(self) -> list[MethodStats]:
+        """Return what is counted of every method that was ever served."""
+        return list(self._stats.values())
+
+    def serve(self, methods: Sequence[Method]) -> None:
+        """Serve this table from now on. Streams that were begun on another one are asked to end."""
+        old = self._streams, self._between_nodes
+        self._streams, self._between_nodes = OpenStreams(), OpenStreams()
+        self._table.handlers = {f"/{method.service}/{method.name}": self._handler(method) for method in methods}
+        for streams in old:
+            streams.drain()
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         match method:
@@ -76,10 +96,16 @@ class GrpcServer:
             case FrameMethod():
                 serve = serve_frames(method, self._count(method, BIDI_STREAM), self._streams)
                 return grpc.stream_stream_rpc_method_handler(serve)
+            case DuplexMethod():
+                serve = serve_duplex(method, self._count_duplex(method), self._between_nodes)
+                return grpc.stream_stream_rpc_method_handler(serve)
 
     def _count(self, method: Method, kind: str) -> MethodStats:
-        stats = MethodStats(method.service, method.name, kind)
-        self.stats.append(stats)
+        return self._stats.setdefault((method.service, method.name), MethodStats(method.service, method.name, kind))
+
+    def _count_duplex(self, method: DuplexMethod) -> MethodStats:
+        stats = self._count(method, BIDI_STREAM)
+        self._between_nodes_stats[method.service, method.name] = stats
         return stats
 
     async def start(self, host: str, port: int) -> int:
@@ -90,7 +116,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise cannot_listen(address, "the address is in use, or not one of this machine", "--listen") from error
         await self._server.start()
-        self.health.set_serving(True)
+        self.health.set_serving(bool(self._table.handlers))
         return bound
 
     async def ended(self) -> None:
@@ -102,6 +128,9 @@ class GrpcServer:
         self.health.end()
         self._streams.drain()
         stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        while self._calls_under_way() > _under_way(self._between_nodes_stats) and not stopping.done():
+            await asyncio.wait((stopping,), timeout=POLL_S)
+        self._between_nodes.drain()
         while self._calls_under_way() and not stopping.done():
             await asyncio.wait((stopping,), timeout=POLL_S)
         await asyncio.wait((stopping,), timeout=SETTLE_S)
@@ -112,7 +141,39 @@ class GrpcServer:
         await stopping
 
     def _calls_under_way(self) -> int:
-        return sum(stats.started - sum(stats.handled.values()) for stats in self.stats)
+        return _under_way(self._stats)
+
+
+def _under_way(stats: Mapping[tuple[str, str], MethodStats]) -> int:
+    """Return how many calls of these methods were begun and have not ended."""
+    return sum(one.started - sum(one.handled.values()) for one in stats.values())
+
+
+class _Table(grpc.GenericRpcHandler):
+    """Finds the handler of a call in a table that can be replaced."""
+
+    def __init__(self, services: set[str]) -> None:
+        self.services = services
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._absent: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return what serves a call; None where nothing ever does, which gRPC answers UNIMPLEMENTED."""
+        method = details.method
+        handler = self.handlers.get(method)
+        if handler is None and self._may_come(method):
+            return self._absent
+        return handler
+
+    def _may_come(self, method: str) -> bool:
+        """Say whether a service that is not in the table now has this method."""
+        service = method[1:].partition("/")[0]
+        return service in self.services and not any(known.startswith(f"/{service}/") for known in self.handlers)
+
+
+async def _refuse(_: Any, context: Any) -> None:
+    """Answer a call that nobody serves now, before any of its messages is read."""
+    await end_with(context, NotServing("the node is starting, or changing its part; nothing was carried out"))
 
 
 def cannot_listen(address: str, reason: str, flag: str) -> OpenRefused:

@@ -40,6 +40,12 @@ class Health:
             self._serving = dict.fromkeys(self._serving, serving)
             self._wake()
 
+    def set_name(self, name: str, serving: bool) -> None:
+        """Set one name; has no effect after ``end``."""
+        if not self._ended:
+            self._serving[name] = serving
+            self._wake()
+
     def end(self) -> None:
         """Set all names to NOT_SERVING for good, tell those who watch, and end their calls."""
         self.set_serving(False)

@@ -9,9 +9,10 @@ from kvserver.base.clock import Clock
 from kvserver.base.events import Listener, SegmentSealed, ignore
 from kvserver.base.fs import FileSystem
 from kvserver.base.options import WalOptions
-from kvserver.base.paths import DataPaths
-from kvserver.base.types import Epoch, Position
+from kvserver.base.paths import DataPaths, SegmentName
+from kvserver.base.types import Epoch, LogEnd, Position
 from kvserver.wal import format as fmt
+from kvserver.wal.node_log import LogExtent
 from kvserver.wal.segment import SegmentInfo, SegmentWriter, create_segment
 from kvserver.wal.space import SEGMENT_RESERVE, LogSpace, Prepared
 
@@ -22,10 +23,10 @@ class LogWriter:
     Written by one thread at a time. After an OSError it must not be written again: what reached the disk is
     unknown, and a sync that failed once may succeed without having written anything.
 
-    ``sealed``, ``first_revision``, ``total_bytes``, ``forget`` and ``sync_folder`` may be called on other threads meanwhile. The
-    list of sealed segments is never changed, only replaced, together with the open segment and under a lock: whoever took
-    it goes on with what he took, and of two threads that replace it (this one at a rotation, the deleter) neither undoes
-    what the other did.
+    ``sealed``, ``end``, ``extent``, ``first_revision``, ``total_bytes``, ``forget`` and ``sync_folder`` may be called on other
+    threads meanwhile. The list of sealed segments is never changed, only replaced, together with the open segment and under a
+    lock: whoever took it goes on with what he took, and of two threads that replace it (this one at a rotation, the deleter)
+    neither undoes what the other did.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class LogWriter:
         self._new_segment_id = new_segment_id
         self._listener = listener
         self._segment: SegmentWriter | None = None
+        self._end: LogEnd | None = None
+        """Of the open segment: what both threads that sync it know to be durable."""
         self._sealed: list[SegmentInfo] = []
         self._segments_changing = threading.Lock()
         """Held for moments, never across a call of the disk: the event loop asks for figures."""
@@ -83,9 +86,27 @@ class LogWriter:
         return self.segment.position
 
     @property
+    def end(self) -> LogEnd:
+        """Return where the log durably ends, a moment later than ``position`` says so."""
+        assert self._end is not None, "begin_epoch comes first"
+        return self._end
+
+    @property
     def sealed(self) -> list[SegmentInfo]:
         """Return the segments before the open one, oldest first; each of them has a successor whose name is durable."""
         return self._sealed
+
+    def extent(self) -> LogExtent:
+        """Return the segments, the open one as far as it is durable, as they are at one moment."""
+        with self._segments_changing:
+            sealed, segment, end = self._sealed, self.segment, self.end
+        header = segment.header
+        name = SegmentName(header.epoch.number, header.first_revision)
+        return LogExtent(sealed, SegmentInfo(name, segment.path, header, end.position, end.offset), False)
+
+    def sealed_revision(self) -> int:
+        """Return the revision before the open segment."""
+        return self.segment.header.first_revision - 1
 
     def total_bytes(self) -> int:
         """Return the bytes of all segments, the open one as far as it is written."""
@@ -168,6 +189,7 @@ class LogWriter:
         with self._segments_changing:
             self._sealed = [*self._sealed, *sealed]
             self._segment = segment
+            self._end = LogEnd(segment.position, header.segment_id, segment.offset)
         self._opened_at_s = self._clock.monotonic()
 
     def _append(self, kind: bytes, count: int, payload: bytes) -> None:
@@ -178,6 +200,7 @@ class LogWriter:
             self.rotate()
         self.segment.append(kind, count, payload, self._now())
         self._space.confirm_synced()
+        self._end = LogEnd(self.segment.position, self.segment.header.segment_id, self.segment.offset)
         self.syncs += 1
         self.bytes_written += length
         self._space.advance(self.segment.offset)

@@ -68,15 +68,20 @@ class SegmentReader(FrameSequence):
 
     def find_later_frame(self, offset: int) -> fmt.FrameHeader | None:
         """Return the frame behind a bad place that proves most, or None where no frame of this segment follows."""
-        best: fmt.FrameHeader | None = None
+        return max(self._later_frames(offset), key=lambda header: header.durable_length, default=None)
+
+    def find_last_revision(self, offset: int) -> int:
+        """Return the newest revision of the frames that check behind a bad place; 0 where no frame of this segment follows."""
+        return max((header.last_revision for header in self._later_frames(offset)), default=0)
+
+    def _later_frames(self, offset: int) -> Iterator[fmt.FrameHeader]:
         at = offset + fmt.ALIGNMENT
         while (at := self.data.find(fmt.FRAME_MAGIC, at)) >= 0:
             if at % fmt.ALIGNMENT == 0:
                 header = fmt.check_frame(self.data, at, self.header.segment_id, self._seed)
-                if header is not None and (best is None or header.durable_length > best.durable_length):
-                    best = header
+                if header is not None:
+                    yield header
             at += 1
-        return best
 
     def bad_revisions(self) -> tuple[int, int]:
         """Return the revisions that the frame at the bad place says it holds; (0, 0) where it cannot be told."""

@@ -8,6 +8,11 @@ refuses; without such proof it is the group that was being written when the mach
 And what was read back is not durable yet: after ``kill -9`` it may live in the page cache alone, and after a failed sync its
 pages may be marked clean, so everything unproven is written again before the sync.
 
+A follower goes on where its log ends: its last segment is made durable and not sealed, for only a primary decides a seal.
+What a frame says of durability is true of the disk of the primary that wrote it. Of a segment that was received, nothing is
+proven by it: all of it is written again, and a bad place is cut also where a later frame follows, because several frames are
+written before one sync. What those frames show is reported: this node may have acknowledged it, and has to fetch it again.
+
 Where there are tables, they hold the beginning, and the oldest segments may be gone: see ``kvserver.wal.junction``. Of a segment
 that the tables cover whole, nothing is read but its header block.
 
@@ -29,7 +34,7 @@ from kvserver.base.errors import Corruption
 from kvserver.base.events import Listener, TornTailCut, ignore
 from kvserver.base.fs import FileSystem, create_once, opened, read_file
 from kvserver.base.paths import DataPaths, SegmentName, parse_segment
-from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, Position
+from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, LogEnd, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.junction import RESTORE_HINT, Junction
 from kvserver.wal.reader import End, SegmentReader, read_head
@@ -56,7 +61,7 @@ class Decision(enum.Enum):
     """What is done about a case."""
 
     KEEP = "leave it as it is"
-    SECURE = "write what is unproven again, sync, and seal if it is not sealed"
+    SECURE = "write what is unproven again, sync, and seal if it is not sealed; a follower never seals"
     CUT = "keep the bad end aside, cut it, then as SECURE"
     REFUSE = "refuse to open: CORRUPTION"
 
@@ -72,6 +77,14 @@ DECISIONS = {
     Case.TRAILING: Decision.REFUSE,
 }
 
+RECEIVED_DECISIONS = DECISIONS | {Case.PROVEN_LAST: Decision.CUT}
+"""About a segment that a follower received, as long as it stays one."""
+
+PROVEN_HINT = (
+    "start the node as a follower: it fetches again what is missing; if it is to be the primary: see what can still be read "
+    "with: kvctl wal verify DATA_DIR; then restore the file from a copy"
+)
+"""What to do about a received segment that a primary refuses and a follower repairs."""
 
 SEALED_HINT = (
     "see what can still be read with: kvctl wal verify DATA_DIR; if the store has an archive, fetch the segment again with: "
@@ -94,6 +107,17 @@ class RecoveredLog:
     time_ms: int
     """The highest time in any frame."""
     bytes_read: int
+    open_groups: int | None = None
+    """Groups in the last segment where a follower goes on with it; None: it is sealed, or there is none."""
+    needs_revision: int = 0
+    """This node may have acknowledged everything up to there, and lost some of it again; 0: nothing."""
+
+    @property
+    def end(self) -> LogEnd:
+        """Return where the log ends."""
+        if not self.segments:
+            return LogEnd(self.position, 0, 0)
+        return LogEnd(self.position, self.segments[-1].header.segment_id, self.segments[-1].length_bytes)
 
 
 def list_segments(fs: FileSystem, paths: DataPaths) -> list[SegmentName]:
@@ -127,6 +151,9 @@ def recover(
     begun: Epoch | None = None,
     base: Position | None = None,
     behind_group: Callable[[Position], None] = lambda position: None,
+    follower: bool = False,
+    wrote: Callable[[Epoch], bool] = lambda epoch: True,
+    must_refetch: Callable[[int], None] = lambda revision: None,
 ) -> RecoveredLog:
     """Read the log, hand every group behind the tables to ``apply``, make all of it durable, and seal the last segment.
 
@@ -134,6 +161,8 @@ def recover(
     the position behind each group that was handed to ``apply``.
     ``known`` is the newest position, ``begun`` the newest epoch, that something else than the log (the register) knows to
     have been durable: a log that does not reach them has lost its newest segments, which it could not tell by itself.
+    A ``follower`` seals nothing and may be behind the register. ``wrote`` says whether this node wrote all that is in this folder
+    of an epoch as primary; what it did not, it received. ``must_refetch`` is told ``needs_revision``, to keep it, before the cut.
     Raises Corruption; OSError where the disk does not do what it is asked.
     """
     names = list_segments(fs, paths)
@@ -142,6 +171,9 @@ def recover(
     end = base or Position(NO_EPOCH, CREATION_REVISION, fmt.creation_chain(cluster_id))
     segments: list[SegmentInfo] = []
     time_ms, bytes_read = 0, len(obsolete) * fmt.SEGMENT_HEADER_LENGTH
+    open_groups, needs = None, 0
+    if follower:
+        known = begun = None
     for name in names[len(obsolete) :]:
         is_last = name == names[-1]
         with contextlib.nullcontext() if is_last else _naming_repair(paths):
@@ -154,17 +186,29 @@ def recover(
                 check_place(reader, name, cluster_id, segments[-1] if segments else None, end)
             _replay(reader, apply, behind_group, junction)
             case = classify(reader, is_last)
-            if is_last and DECISIONS[case] is not Decision.REFUSE:
+            received = not wrote(reader.header.epoch)
+            decision = decide(case, follower, received)
+            if is_last and decision is not Decision.REFUSE:
                 junction.check_end(reader)
                 _check_reaches(known, begun, reader.position, reader.header.epoch, reader.path)
-            _carry_out(fs, paths, reader, case, listener)
+            if case is Case.PROVEN_LAST and decision is Decision.CUT:
+                needs = reader.find_last_revision(reader.offset)
+                must_refetch(needs)
+            if is_last and follower and case is not Case.SEALED_LAST:
+                open_groups = reader.groups
+            _carry_out(fs, paths, reader, case, decision, _Securing(received or follower, not follower), listener)
         end = reader.position
         time_ms = max(time_ms, reader.time_ms)
         bytes_read += reader.offset
         segments.append(SegmentInfo(name, reader.path, reader.header, end, reader.offset))
     if not names:
         _check_reaches(known, begun, end, NO_EPOCH, paths.wal)
-    return RecoveredLog(end, segments, _epochs(info.header for info in segments), time_ms, bytes_read)
+    return RecoveredLog(end, segments, _epochs(info.header for info in segments), time_ms, bytes_read, open_groups, needs)
+
+
+def decide(case: Case, follower: bool, received: bool) -> Decision:
+    """Return what is done about a case in a segment that was received or not."""
+    return (RECEIVED_DECISIONS if follower and received else DECISIONS)[case]
 
 
 @contextlib.contextmanager
@@ -282,17 +326,29 @@ def _replay(reader: SegmentReader, apply: Apply, behind_group: Callable[[Positio
                 raise Corruption(reader.path, frame.offset, str(error)) from error
 
 
-def _carry_out(fs: FileSystem, paths: DataPaths, reader: SegmentReader, case: Case, listener: Listener) -> None:
-    decision = DECISIONS[case]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Securing:
+    """How the last segment is made durable."""
+
+    whole: bool
+    """Nothing in it is proven to have been durable here."""
+    seals: bool
+
+
+def _carry_out(
+    fs: FileSystem, paths: DataPaths, reader: SegmentReader, case: Case, decision: Decision, how: _Securing, listener: Listener
+) -> None:
     if decision is Decision.REFUSE:
-        raise Corruption(reader.path, reader.offset, case.value)
+        hint = PROVEN_HINT if case is Case.PROVEN_LAST and how.whole and how.seals else ""
+        raise Corruption(reader.path, reader.offset, case.value, hint)
     if decision is Decision.KEEP:
         if reader.offset != len(reader.data):
             raise Corruption(reader.path, reader.offset, "the file does not end with its seal")
         return
     if decision is Decision.CUT:
         _keep_torn_tail(fs, paths, reader, listener)
-    _secure(fs, paths, reader, sealed=case is Case.SEALED_LAST)
+    begin = fmt.SEGMENT_HEADER_LENGTH if how.whole else reader.proven_length
+    _secure(fs, paths, reader, begin, seal=how.seals and case is not Case.SEALED_LAST)
 
 
 def _keep_torn_tail(fs: FileSystem, paths: DataPaths, reader: SegmentReader, listener: Listener) -> None:
@@ -308,9 +364,8 @@ def _keep_torn_tail(fs: FileSystem, paths: DataPaths, reader: SegmentReader, lis
     listener(TornTailCut(reader.path.name, reader.offset, len(tail), first, last, kept.name))
 
 
-def _secure(fs: FileSystem, paths: DataPaths, reader: SegmentReader, sealed: bool) -> None:
-    """Make durable what was read, from the last byte that the segment itself proves on; then seal it."""
-    begin = reader.proven_length
+def _secure(fs: FileSystem, paths: DataPaths, reader: SegmentReader, begin: int, seal: bool) -> None:
+    """Make durable what was read, from the first byte on that nothing proves to have been; then seal it, if asked to."""
     with opened(fs.open(reader.path, writable=True)) as file:
         file.truncate(reader.offset)
         failpoints.hit("wal.recover.after_cut")
@@ -319,7 +374,7 @@ def _secure(fs: FileSystem, paths: DataPaths, reader: SegmentReader, sealed: boo
         file.sync()
         fs.sync_dir(paths.wal)
         failpoints.hit("wal.recover.after_rewrite_sync")
-        if not sealed:
+        if seal:
             writer = SegmentWriter.resume(reader, file)
             writer.seal(reader.time_ms)
             reader.offset = writer.offset

@@ -79,7 +79,7 @@ ARCHIVER_CORPUS = (
     ),
     SeededBug(
         "pressure_admits_those_who_stand_in_line",
-        "kvserver/commit/pipeline.py",
+        "kvserver/commit/admission.py",
         (("        if self.refusing is not None or self._memory_is_full():\n", "        if self._memory_is_full():\n"),),
         ENGINE_HOOKS,
         "a full queue must refuse before a revision is given, or the log grows all the same",

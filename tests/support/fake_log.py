@@ -16,7 +16,7 @@ from kvserver.commit.requests import Delete, Put, ReadRun, Request
 from kvserver.commit.state import State
 from kvserver.storage.view import TableRows, View
 from kvserver.wal.format import FRAME_OVERHEAD
-from kvserver.wal.group_commit import SEAL, Control, GroupDone, Submission
+from kvserver.wal.group_commit import CUT, SEAL, Control, GroupDone, Submission
 
 Item = Submission[AnyTicket] | Control
 
@@ -91,10 +91,16 @@ class EmptyTables:
 class Desk:
     """A pipeline over a fake log; every step is followed by a check of the marks."""
 
-    def __init__(self, options: PipelineOptions | None = None, room_bytes: int = 1 << 30) -> None:
-        self.state = State()
-        self.marks = Marks(1)
-        self.log = FakeLog(1, room_bytes)
+    def __init__(
+        self,
+        options: PipelineOptions | None = None,
+        room_bytes: int = 1 << 30,
+        state: State | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        self.state = state or State()
+        self.marks = marks or Marks(1)
+        self.log = FakeLog(self.marks.durable, room_bytes)
         self.reader = Reader(self.state, self.marks, EmptyTables(self.state.view))
         self.pipeline = CommitPipeline(self.state, self.marks, self.log, options or PipelineOptions(), self.reader)
         self.failures: list[BaseException] = []
@@ -126,10 +132,12 @@ class Desk:
         return len(items)
 
     def settle(self) -> None:
-        """Let the log bring back group after group, and answer seals, until nothing is under way."""
+        """Let the log bring back group after group, and answer seals and cuts, until nothing is under way."""
         while self.log.queue:
             if self.log.queue[0] is SEAL:
                 self.seal()
+            elif self.log.queue[0] is CUT:
+                self.cut()
             else:
                 self.durable()
 
@@ -137,6 +145,17 @@ class Desk:
         """Let the log carry out the seal that is next."""
         assert self.log.queue.pop(0) is SEAL
         self.pipeline.on_group_done(GroupDone([], self.log.position(), None, SEAL))
+        self.marks.check()
+
+    def cut(self) -> None:
+        """Let the log carry out the cut that is next."""
+        assert self.log.queue.pop(0) is CUT
+        self.pipeline.on_group_done(GroupDone([], self.log.position(), None, CUT))
+        self.marks.check()
+
+    def replicated(self, revision: int | None) -> None:
+        """Say what the quorum has."""
+        self.pipeline.set_replicated(revision)
         self.marks.check()
 
     def fail(self, count: int | None = None) -> OSError:

@@ -67,7 +67,7 @@ class FakePipeline:
             return
         operations = operations_of(frame)
         with self.store.lock:
-            answer = self._carry_out(frame, operations)
+            answer = self._remembered(frame, operations)
         wanted = [answer] if self.fake.pipeline_answers is None else list(self.fake.pipeline_answers(frame, answer))
         held = self.fake.held({method for method, _ in operations})
         if not held:
@@ -86,11 +86,30 @@ class FakePipeline:
 
     # -- one frame ------------------------------------------------------------------------------------------------
 
+    def _remembered(self, frame: kv_pb2.PipelineRequest, operations: Operations) -> kv_pb2.PipelineResponse:
+        """Answer a frame that comes again as it was answered; operations of mixed frames are remembered one by one."""
+        if not frame.HasField("idempotency"):
+            return self._carry_out(frame, operations)
+        name = (frame.idempotency.client_id, frame.idempotency.number)
+        kept = self.store.answers.get(name)
+        if kept is None or self.fake.node.takes_no_writes:
+            answer = self._carry_out(frame, operations)
+            if not answer.rejected:
+                self.store.answers[name] = answer
+            return answer
+        self.fake.repeated.append(frame)
+        again = kv_pb2.PipelineResponse()
+        again.CopyFrom(kept)
+        again.frame_id = frame.frame_id
+        again.header.CopyFrom(self.fake.header(kept.header.revision))
+        return again
+
     def _carry_out(self, frame: kv_pb2.PipelineRequest, operations: Operations) -> kv_pb2.PipelineResponse:
         answer = kv_pb2.PipelineResponse(frame_id=frame.frame_id, reached=frame.durability or self.fake.reached)
         try:
             self.fake.fail_if_asked("Pipeline")
             self.store.check_namespace(frame.namespace)
+            self.fake.node.check_frame(frame)
             if frame.WhichOneof("operations") in ("gets", "mixed"):
                 self.store.read_revision(0, frame.session)
             elif frame.WhichOneof("operations") is None:
@@ -119,8 +138,16 @@ class FakePipeline:
         if refused is not None:
             return refused
         method, request = operation
+        key = getattr(request, "idempotency", None)
+        name = (key.client_id, key.number) if key is not None and key.client_id else None
+        if name in self.store.answers:
+            self.fake.repeated.append(request)
+            return self.store.answers[name]
         try:
-            return getattr(self.store, method.lower())(request)
+            outcome = getattr(self.store, method.lower())(request)
+            if name is not None:
+                self.store.answers[name] = outcome
+            return outcome
         except FakeError as error:
             return error
 

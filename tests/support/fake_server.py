@@ -4,6 +4,8 @@ It runs on gRPC's threads, not on an event loop, so that tests of asyncio client
 themselves. Faults are asked for by the test, by the operation's name, whether it comes as a call of its own or within a
 frame: an error in the service's own words (``refuse_next``), a bare status as a transport would give it (``abort_next``),
 an answer held back (``hold``), a connection that breaks (``stop``). What befalls whole frames has the name ``Pipeline``.
+
+Several of them are a cluster: ``support.fake_nodes``.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import Any, TypeVar
 
 import grpc
 
-from kvproto.v1 import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
+from kvproto.v1 import admin_pb2, admin_pb2_grpc, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from support.fake_admin import FakeAdmin
+from support.fake_cluster import FakeCluster
 from support.fake_errors import EndOfCall, abort
+from support.fake_nodes import FakeNode
 from support.fake_pipeline import FakePipeline
 from support.fake_store import FakeError, FakeStore
 
@@ -39,6 +43,8 @@ class FakeServer:
         """Every operation by its name, those within frames as the calls that they stand for."""
         self.frames: list[kv_pb2.PipelineRequest] = []
         """The frames as they came."""
+        self.repeated: list[Any] = []
+        """Frames, and operations of mixed ones, that were answered from memory, because they had come before."""
         self.chunk_keys = 3
         self.reached: int = LOCAL
         self.scan_stalls_after: int | None = None
@@ -61,12 +67,15 @@ class FakeServer:
         self.unarchived_segments = 2
         self.backup: admin_pb2.Backup | None = None
         self.backup_is_cut = False
+        self.node = FakeNode()
+        """What it is within a cluster; as it is made, it says nothing of it and takes writes, like a node that is alone."""
         self.cancelled = threading.Event()
         self._faults: dict[str, deque[FakeError | EndOfCall]] = defaultdict(deque)
         self._held: dict[str, threading.Event] = {}
         self.entered: dict[str, threading.Event] = defaultdict(threading.Event)
         self._server: grpc.Server | None = None
         self.endpoint = ""
+        self.cluster = FakeCluster(self)
 
     def __enter__(self) -> FakeServer:
         self.start()
@@ -87,6 +96,8 @@ class FakeServer:
         )
         kv_pb2_grpc.add_KVServicer_to_server(_KV(self), self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(FakeAdmin(self), self._server)
+        self.node.serve(self._server)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(self.cluster, self._server)
         bound = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.endpoint = f"127.0.0.1:{bound}"
         self._server.start()
@@ -125,13 +136,15 @@ class FakeServer:
 
     def header(self, revision: int) -> kv_pb2.ResponseHeader:
         """Return the header of an answer."""
-        return kv_pb2.ResponseHeader(cluster_id=CLUSTER_ID, node="fake", epoch=self.store.epoch, revision=revision)
+        epoch = self.node.epoch or self.store.epoch
+        return kv_pb2.ResponseHeader(cluster_id=CLUSTER_ID, node=self.node.name, epoch=epoch, revision=revision)
 
     def arrive(self, method: str, request: Any, context: grpc.ServicerContext | None) -> None:
         """Note a request, and fail it if the test asked for it; one within a frame has no context: it raises."""
         self.requests.append((method, request))
         try:
             self.fail_if_asked(method)
+            self.node.check(method, request)
         except FakeError as error:
             if context is None:
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from kvproto.v1 import kv_pb2
 
@@ -52,6 +53,8 @@ class FakeStore:
         self.namespaces: dict[str, tuple[int, int]] = {"": (1, 1)}
         self.last_namespace_id = 1
         self.rows: dict[tuple[str, bytes], list[Row]] = {}
+        self.answers: dict[tuple[bytes, int], Any] = {}
+        """What was answered under idempotency keys."""
 
     def restart(self) -> None:
         """Stop as after a crash: what was not visible is gone, and a new epoch begins."""

@@ -62,4 +62,4 @@ def test_text_arms_a_kill_at_the_nth_passage(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_name_of_the_table_is_a_place_in_the_code_and_the_other_way_round() -> None:
     source = Path(kvserver.__file__).parent
     found = {name for path in source.rglob("*.py") for name in re.findall(r'failpoints\.hit\("([\w.]+)"\)', path.read_text())}
-    assert found == {*failpoints.NAMES, *failpoints.ARCHIVE_NAMES}
+    assert found == {*failpoints.NAMES, *failpoints.ARCHIVE_NAMES, *failpoints.REPLICATION_NAMES}

@@ -56,3 +56,58 @@ def test_nothing_is_archived_that_is_not_visible() -> None:
     made.archived = 8
     with pytest.raises(AssertionError, match="archived=8"):
         made.check()
+
+
+# What the quorum has
+
+
+def test_what_is_visible_waits_for_the_quorum_where_one_is_waited_for() -> None:
+    made = marks(9, 9, 5, 5)
+    made.move_replicated(6)
+    made.move_durable(8)
+    assert (made.durable, made.visible) == (8, 6)
+    made.move_replicated(9)
+    assert made.visible == 8
+    made.move_replicated(None)
+    made.move_durable(9)
+    assert made.visible == 9
+    made.check()
+
+
+def test_what_the_quorum_has_may_fall_and_what_is_visible_never_does() -> None:
+    made = marks(9, 9, 8, 8)
+    made.move_replicated(3)
+    assert (made.replicated, made.visible) == (3, 8)
+    made.move_durable(9)
+    assert made.visible == 8
+    made.check()
+
+
+def test_a_quorum_cannot_have_what_was_not_given_out() -> None:
+    made = marks(9, 9, 8, 8)
+    made.move_replicated(100)
+    assert made.replicated == 9
+    made.assigned = made.applied = made.durable = 20
+    made.move_durable(20)
+    assert made.visible == 9
+    made.replicated = 21
+    with pytest.raises(AssertionError, match="replicated=21"):
+        made.check()
+
+
+def test_visible_past_the_quorum_is_found() -> None:
+    made = marks(9, 9, 8, 5)
+    made.move_replicated(5)
+    made.visible = 6
+    with pytest.raises(AssertionError, match="visible=6"):
+        made.check()
+
+
+def test_at_an_open_that_waits_only_what_is_in_tables_was_surely_shown() -> None:
+    made = Marks(9, flushed=4, waits=True)
+    assert (made.assigned, made.applied, made.durable, made.visible, made.flushed, made.opened) == (9, 9, 9, 4, 4, 9)
+    made.move_durable(9)
+    assert made.visible == 4
+    made.check()
+    made.move_replicated(9)
+    assert made.visible == 9

@@ -9,10 +9,11 @@ import pytest
 from kvserver.base.errors import Code, Refused
 from kvserver.base.limits import MAX_LOG_FRAME_BYTES, MIB
 from kvserver.base.options import PipelineOptions
+from kvserver.base.policy import MAX_MEMBERS, make_policy
 from kvserver.commit.log_port import CLAIM_OVERHEAD
 from kvserver.commit.pipeline import AnyTicket
 from kvserver.commit.refusals import flush_refusal
-from kvserver.commit.requests import Batch, CreateNamespace, Delete, DeleteSpan, Put, PutRun, ReadRun, size_bytes
+from kvserver.commit.requests import Batch, CreateNamespace, Delete, DeleteSpan, Put, PutRun, ReadRun, SetPolicy, size_bytes
 from kvserver.storage.flush_job import FlushFailed
 from kvserver.storage.memtable import VERSION_OVERHEAD_BYTES
 from kvserver.storage.ranges import EVERYTHING
@@ -105,6 +106,7 @@ def test_claims_are_given_back() -> None:
         Delete(1, b"key"),
         Batch([Put(1, b"a", b"1", 0), Put(2, b"b", b"", 0), Delete(1, b"key"), Put(1, b"c", b"")]),
         CreateNamespace("x" * 255),
+        SetPolicy(make_policy(1, [f"{number:02}" + "x" * 61 for number in range(MAX_MEMBERS)])),
         PutRun(1, [b"a", b"", b"ccc"], [b"", b"22", b"3"]),
         DeleteSpan(1, EVERYTHING),
     ],

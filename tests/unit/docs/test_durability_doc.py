@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvserver.base import failpoints
-from kvserver.wal.recovery import DECISIONS, Case, Decision
+from kvserver.wal.recovery import DECISIONS, RECEIVED_DECISIONS, Case, Decision
 from unit.docs.documents import in_code, section
 
 DOCUMENT = "docs/durability.md"
@@ -14,6 +14,8 @@ def test_the_recovery_table_is_that_of_the_code() -> None:
     documented = {in_code(row["case"])[0]: in_code(row["decision"])[0] for row in rows}
     assert documented == {case.name: decision.name for case, decision in DECISIONS.items()}
     assert [in_code(row["case"])[0] for row in rows] == [case.name for case in Case]
+    received = {in_code(row["case"])[0]: in_code(row["received"])[0] for row in rows}
+    assert received == {case.name: decision.name for case, decision in RECEIVED_DECISIONS.items()}
 
 
 def test_every_decision_is_explained() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvserver.base.environment import Environment
 from kvserver.base.identity_file import create_identity
+from kvserver.base.register import NodeRecord
 from kvserver.base.types import DEFAULT_NAMESPACE, SYSTEM_NAMESPACE, Position
 from kvserver.engine.examination.examine import examine
 from kvserver.engine.examination.findings import Finding, Level
@@ -91,7 +92,7 @@ class Scene:
         self.fs.plant(PATHS.lock, b"")
         create_identity(env, PATHS, "tester", KIND)
         register = LocalRegister(self.fs, PATHS)
-        register.claim(EPOCH, "tester", self.clock.now_ms())
+        register.claim(EPOCH, NodeRecord("tester", "tester", ""), self.clock.now_ms())
         register.record_branch(EPOCH, CREATION)
         log = self.log = SmallLog(self.fs, clock=self.clock).begin()
         register.record_begun(EPOCH)

@@ -211,8 +211,8 @@ def test_a_seal_waits_for_room_without_asking_in_a_circle() -> None:
     do(database, Put(1, b"a", b"1"))
     assert seal(database) == 2, "with the segment that was prepared before"
     controls: list[object] = []
-    hand_over = database._committer.submit
-    database._committer.submit = lambda item: (controls.append(item), hand_over(item))[1]  # type: ignore[method-assign]
+    hand_over = database._leading.committer.submit
+    database._leading.committer.submit = lambda item: (controls.append(item), hand_over(item))[1]  # type: ignore[method-assign]
     do(database, Put(1, b"b", b"2"))
     ticket = database.seal()
     for _ in range(3):

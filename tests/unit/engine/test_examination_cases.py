@@ -12,6 +12,7 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption
 from kvserver.base.limits import MIB
 from kvserver.base.record_file import decode_record, encode_record
+from kvserver.base.register import NodeRecord
 from kvserver.base.types import Epoch, Position
 from kvserver.engine.examination.examine import CHECKS
 from kvserver.engine.examination.findings import Level
@@ -118,7 +119,7 @@ def inner_segment_missing(scene: Scene) -> None:
 def end_lost(scene: Scene) -> None:
     """A second epoch began, at a revision that the log does not reach."""
     register = LocalRegister(scene.fs, PATHS)
-    register.claim(Epoch(2, 2), "tester", 0)
+    register.claim(Epoch(2, 2), NodeRecord("tester", "tester", ""), 0)
     register.record_branch(Epoch(2, 2), Position(Epoch(1, 1), 50, bytes(16)))
 
 

@@ -14,6 +14,7 @@ from kvserver.base.events import EpochBegun, Event, LogRecovered, SegmentSealed,
 from kvserver.base.fs import FileSystem, read_file
 from kvserver.base.paths import parse_claim, parse_segment
 from kvserver.base.record_file import decode_record, encode_record
+from kvserver.base.register import NodeRecord
 from kvserver.base.types import Epoch
 from kvserver.commit.requests import Put
 from kvserver.engine.database import Database
@@ -262,7 +263,7 @@ def test_an_epoch_begins_where_the_one_before_it_ended() -> None:
 
 def test_a_claim_that_never_got_a_branch_is_stepped_over() -> None:
     disk = created()
-    LocalRegister(disk, PATHS).claim(Epoch(2, 5), "node", 0)
+    LocalRegister(disk, PATHS).claim(Epoch(2, 5), NodeRecord("node", "node", ""), 0)
     database = open_store(disk, seed=1)
     assert database.history.current.number == 3
     assert content(database)["", b"key"].mod_revision == 2

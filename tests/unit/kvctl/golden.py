@@ -36,6 +36,10 @@ OF_AN_ARCHIVE = {
 """The same for what is about an archive."""
 
 
+OF_A_CLUSTER = {"address", "message", "hint", "data_dir", "register_url", "register_id", "serve", "server_version"}
+"""The same for what is about a cluster, in place of all others: the fake one says the same each time."""
+
+
 class Step(NamedTuple):
     """One command of the scenario; without a name it only prepares."""
 
@@ -144,8 +148,41 @@ STOPPED = [
 ]
 """What is done with the folder of that node when it has stopped."""
 
+CLUSTERED = [
+    Step("cluster_status", "cluster status"),
+    Step("cluster_status_check", "cluster status --check", 5),
+    Step("cluster_history", "cluster history"),
+    Step("cluster_policy_get", "cluster policy get"),
+    Step("cluster_policy_set_dry_run", "cluster policy set --async --dry-run"),
+    Step("cluster_policy_set", "cluster policy set --members n1,n2,n3 --write-quorum 3"),
+    Step("cluster_policy_set_not_confirmed", "cluster policy set --async", 1),
+    Step("cluster_policy_degrade_dry_run", "cluster policy degrade --dry-run"),
+    Step("cluster_policy_degrade", "cluster policy degrade --reason fire --yes"),
+    Step("cluster_policy_return", "cluster policy return"),
+    Step("repl_slots", "repl slots"),
+    Step("repl_drop_dry_run", "repl drop n3 --dry-run"),
+    Step("repl_drop", "repl drop n3 --yes"),
+    Step("repl_drop_unknown", "repl drop n3 --yes", 6),
+    Step("reinit_dry_run", "reinit --dry-run"),
+    Step("reinit_not_confirmed", "reinit", 1),
+    Step("reinit", "reinit n2 --yes"),
+    Step("reinit_unreachable", "reinit n3 --yes", 3),
+    Step("promote_dry_run", "promote --dry-run"),
+    Step("promote", "promote"),
+    Step("promote_not_confirmed", "promote --accept-loss", 1),
+    Step("reinit_primary", "reinit --yes", 4),
+]
+"""What the fake node of a cluster of three is asked."""
+
+MOVED = [
+    Step("register_move_dry_run", "register move --data-dir {data} --to {register} --dry-run"),
+    Step("register_move", "register move --data-dir {data} --to {register} --yes"),
+]
+"""What is done with the folder of a node that was alone and has stopped."""
+
 _ABOUT_AN_ARCHIVE = {step.name for step in (*ARCHIVED, *STOPPED)}
-EVERY = [*SCENARIO, *OFFLINE, *ARCHIVED, *STOPPED]
+_OF_A_CLUSTER = {step.name for step in (*CLUSTERED, *MOVED)}
+EVERY = [*SCENARIO, *OFFLINE, *ARCHIVED, *STOPPED, *CLUSTERED, *MOVED]
 
 
 def prepare(folder: Path) -> None:
@@ -171,7 +208,7 @@ def differs(step: Step, exit_code: int, out: bytes, err: str) -> str:
 
 def document(step: Step, exit_code: int, out: bytes, err: str) -> str:
     """Return the text that the golden file of a step holds."""
-    volatile = VOLATILE | OF_AN_ARCHIVE if step.name in _ABOUT_AN_ARCHIVE else VOLATILE
+    volatile = _volatile(step)
     told = {
         "command": f"kvctl {step.arguments} -o json",
         "exit_code": exit_code,
@@ -179,6 +216,12 @@ def document(step: Step, exit_code: int, out: bytes, err: str) -> str:
         "stderr": [normalised(json.loads(line), volatile=volatile) for line in err.splitlines()],
     }
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def _volatile(step: Step) -> Set[str]:
+    if step.name in _OF_A_CLUSTER:
+        return OF_A_CLUSTER
+    return VOLATILE | OF_AN_ARCHIVE if step.name in _ABOUT_AN_ARCHIVE else VOLATILE
 
 
 def normalised(value: Any, name: str = "", volatile: Set[str] = VOLATILE) -> Any:

@@ -51,6 +51,9 @@ def test_commands_and_options_and_choices() -> None:
     assert completed("wal", "") == ["dump", "list", "repair", "verify"]
     assert completed("archive", "") == ["dictionary", "list", "now", "point", "retain", "status", "verify"]
     assert completed("archive", "point", "s") == ["set"]
+    assert completed("cluster", "") == ["history", "policy", "status"]
+    assert completed("cluster", "policy", "") == ["degrade", "get", "return", "set"]
+    assert "--accept-loss" in completed("promote", "--acc")
 
 
 def test_commands_are_offered_without_being_imported() -> None:

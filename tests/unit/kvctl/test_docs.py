@@ -16,7 +16,10 @@ import kvclient
 from kvctl import failures
 from kvctl.main import COMMANDS, cli
 from kvctl.variables import NAMES
+from kvserver.base.fs import OsFileSystem
+from kvserver.base.paths import DataPaths
 from support.fake_server import FakeServer
+from support.stores import open_store
 from unit.kvctl.archived import Archived, log_only
 
 ROOT = Path(__file__).parents[3]
@@ -97,12 +100,17 @@ def test_the_fields_shown_are_those_that_are_printed(kvctl: Any, fake: FakeServe
     kvctl("import", str(ROOT / "examples" / "packages.jsonl"))
     kvctl("put", "greeting", "hello")
     kvctl("namespace", "create", "team/a")
+    open_store(OsFileSystem(), paths=DataPaths(tmp_path / "alone")).close()
     examples = re.findall(r"^\$ kvctl (.* -o json)\n((?:\{.*\}\n)+)", PAGE, re.MULTILINE)
     assert len(examples) >= 15
 
     for line, shown in examples:
         placed = re.sub(r"(?<![\w-])/?backup(?=[./])", f"{tmp_path}/backup", line.replace("examples/", f"{ROOT}/examples/"))
-        words = placed.replace("file:///mnt/archive", archived.url).replace("/srv/restored", f"{tmp_path}/restored").split()
+        placed = placed.replace("file:///mnt/archive", archived.url).replace(
+            "file:///mnt/register", f"file://{tmp_path}/register"
+        )
+        words = re.sub(r"/srv/(restored|alone)", rf"{tmp_path}/\1", placed).split()
+        fake.cluster.primary = "n1"  # a promotion before this example may have made it another
         printed = kvctl(*words).json_lines
         expected = [json.loads(row) for row in shown.splitlines()]
         assert printed, line

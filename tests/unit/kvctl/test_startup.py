@@ -50,6 +50,7 @@ def test_help_imports_no_command() -> None:
             "drill",
             "check",
         ),
+        *("cluster", "cluster status", "cluster policy set", "promote", "repl", "reinit", "register move"),
     ],
 )
 def test_help_of_a_command_imports_no_client(command: str) -> None:

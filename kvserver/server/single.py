@@ -1,0 +1,47 @@
+"""A node that is alone: one life, as primary, with a register in its own data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvserver.base.types import Role
+from kvserver.replication.local_register import KIND, LocalRegister
+from kvserver.server.config import Address
+from kvserver.server.life import Birth, Life, World
+from kvserver.service.methods import Method
+
+
+class Single:
+    """Belongs to the event loop."""
+
+    def __init__(self, world: World, on_life: Callable[[Life | None], None]) -> None:
+        self._on_life = on_life
+        birth = Birth(Role.PRIMARY, lambda env, paths: LocalRegister(env.fs, paths), KIND)
+        self._begun = Life(world, birth)
+        self.life: Life | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Say whether the log failed."""
+        return self._begun.has_failed
+
+    async def start(self, listen: Address) -> None:
+        """Open the store. Raises KvError."""
+        await self._begun.begin()
+        self.life = self._begun
+        self._on_life(self.life)
+
+    def methods(self) -> list[Method]:
+        """Return what is served beside the store: nothing."""
+        return []
+
+    def tick(self) -> None:
+        """Do what time makes due: nothing."""
+
+    def end_calls(self) -> None:
+        """End what callers wait for and may take hours."""
+        self._begun.end_calls()
+
+    async def stop(self) -> None:
+        """Close the store."""
+        await self._begun.end()
