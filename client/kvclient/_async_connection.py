@@ -93,7 +93,8 @@ class AsyncConnection(Link):
             if not self.cancelled_by_close():
                 raise
             self.leave(endpoint, turn=False)
-            raise errors.cut_off(endpoint, writes=writes) from cancelled
+            why = "the client was closed" if self.closed else "the connection was closed"
+            raise errors.cut_off(endpoint, writes=writes, why=why) from cancelled
         except grpc.aio.UsageError as error:  # the channel was closed between the check and the call; nothing was sent
             raise self._never_sent(endpoint) from error
 
@@ -112,7 +113,7 @@ class AsyncConnection(Link):
             async with asyncio.timeout(None if math.isinf(remaining_s) else remaining_s):
                 await self._connecting.acquire()
         except TimeoutError as error:
-            raise errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "") from error
+            raise self.nobody() or errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "") from error
         try:
             if not self._ready:
                 await self._search(deadline)

@@ -100,7 +100,7 @@ class Connection(Link):
         if self._ready and not self.looks_again:
             return
         if not self._connecting.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)):
-            raise errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "")
+            raise self.nobody() or errors.unreachable(self.endpoints.current, "DEADLINE_EXCEEDED", "")
         try:
             if not self._ready:
                 self._search(deadline)

@@ -175,7 +175,7 @@ class ClusterError(KvClientError):
 
 
 class Fenced(ClusterError):
-    """What was asked, or what a node answered, belongs to an epoch that another one has followed."""
+    """What was asked, or what a node answered, belongs to an epoch that another one has followed; nothing was changed."""
 
 
 class PromotionRefused(ClusterError):

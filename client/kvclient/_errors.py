@@ -242,6 +242,14 @@ def lower_epoch(endpoint: str, epoch: int, highest: int, *, writes: bool) -> KvC
     return Fenced("FENCED", why, "it was deposed, or follows a node that was; see: kvctl cluster status")
 
 
+def is_behind(error: KvClientError) -> bool:
+    """Return whether a node's history does not reach the epoch of the session: it may be behind, or deposed, and another not.
+
+    A node that knows the epoch names the one that followed it, and then what was seen is lost.
+    """
+    return error.code == "HISTORY_LOST" and error.from_server and "next_epoch" not in error.details
+
+
 def leaves_open(error: KvClientError) -> bool:
     """Return whether an answer to a repeated write leaves it open what became of the time before.
 
@@ -305,9 +313,9 @@ def many_failed(failures: dict[int, KvClientError], done: int) -> ManyFailed:
     return error
 
 
-def cut_off(endpoint: str, *, writes: bool) -> KvClientError:
-    """Make the error of a call that was under way when its client was closed."""
-    return _from_bare_status("CANCELLED", "the client was closed", writes=writes, endpoint=endpoint)
+def cut_off(endpoint: str, *, writes: bool, why: str = "the client was closed") -> KvClientError:
+    """Make the error of a call that was under way when its client, or its connection, was closed."""
+    return _from_bare_status("CANCELLED", why, writes=writes, endpoint=endpoint)
 
 
 def _server_word(metadata: Iterable[tuple[str, str | bytes]] | None) -> _ServerWord | None:

@@ -202,6 +202,7 @@ class Joiner:
         cut: list[int] = []
         pause_s = self._retry.pause_s(frame.attempt)
         hop_pause_s = self._retry.pause_s(frame.hops + 1)
+        whole = len(failures) == len(frame.keys)
         for place, error in failures.items():
             if frame.waiters[place].done():
                 continue
@@ -222,9 +223,9 @@ class Joiner:
                 self._line.append(frame.part(cut[start : start + half], frame.attempt))
             self._wake()
         if again:
-            self._send_later(_again(frame, again, hop=False), now + pause_s)
+            self._send_later(_again(frame, again, whole), now + pause_s)
         if sent_on:
-            self._send_later(_again(frame, sent_on, hop=True), now + hop_pause_s)
+            self._send_later(_again(frame, sent_on, whole, hop=True), now + hop_pause_s)
 
     def lost(self, make_error: MakeErrorFor, now: float, *, carried_out: bool = True, closing: bool = False) -> None:
         """The stream is gone. What was under way gets its error (the argument says whether it writes) or goes back in line.
@@ -235,7 +236,7 @@ class Joiner:
         frames, self._under_way = list(self._under_way.values()), {}
         for frame in frames:
             if (frame.repeatable or not carried_out) and frame.attempt < self._retry.attempts and not closing:
-                again = _again(frame, frame.unanswered(), hop=False)
+                again = _again(frame, frame.unanswered(), whole=True)
                 again.open_outcome = frame.open_outcome or (carried_out and not frame.reads)
                 self._send_later(again, now + self._retry.pause_s(frame.attempt))
             elif frame.open_outcome:
@@ -304,10 +305,12 @@ def _expire(frame: Frame, now: float, make_error: MakeErrorFor) -> None:
     frame.earliest = earliest
 
 
-def _again(frame: Frame, places: list[int], *, hop: bool) -> Frame:
-    """Return the frame that brings these operations once more; one with a key of its own stays whole, and itself."""
-    whole = frame.idempotency is not None and len(places) == len(frame.unanswered()) > 0
-    again = frame if whole else frame.part(places, frame.attempt)
+def _again(frame: Frame, places: list[int], whole: bool, hop: bool = False) -> Frame:
+    """Return the frame that brings these operations once more; ``whole``: nothing of it was answered otherwise.
+
+    One with a key of its own is then sent as it was, those that gave up included.
+    """
+    again = frame if whole and places and frame.idempotency is not None else frame.part(places, frame.attempt)
     if hop:
         again.hops += 1
     else:

@@ -32,6 +32,9 @@ LEAVE_S = 2.0
 """How long a stream that is given up waits for the answers to what was sent on it."""
 
 
+_SENDS_ON = (errors_pb2.NOT_PRIMARY, errors_pb2.FENCED, errors_pb2.STALE, errors_pb2.HISTORY_LOST)
+
+
 class Connected(NamedTuple):
     """A node that answered, and the calls that it takes, by service."""
 
@@ -99,9 +102,10 @@ class Link:
         if self.seek is Seek.NODE or not error.from_server:
             return False
         if error.code == "NOT_PRIMARY" and self.seek is Seek.PRIMARY:
+            self.trouble = errors.nobody_primary(str(self.endpoints))
             self._leave_with(endpoint, lambda: self._turn_to(error.details.get("primary", "")))
             return True
-        if error.code == "STALE":
+        if error.code in ("STALE", "FENCED") or errors.is_behind(error):
             self.avoid(endpoint)
             return True
         return False
@@ -111,7 +115,7 @@ class Link:
         if not answer.failures:
             return False
         for failure in answer.failures:
-            if failure.code in (errors_pb2.NOT_PRIMARY, errors_pb2.STALE):
+            if failure.code in _SENDS_ON:
                 return self.leaves_for(errors.from_failure(failure, writes=False), endpoint)
         return False
 
@@ -122,6 +126,7 @@ class Link:
 
     def admit(self, header: kv_pb2.ResponseHeader, endpoint: str, *, writes: bool) -> None:
         """Take in an answer's header. Raises Fenced or OutcomeUnknown for one of a lower epoch than the highest seen."""
+        self.trouble = None
         if self.seek is Seek.NODE:
             self.session.observe(header)
         elif not self.session.admit(header):
@@ -159,17 +164,15 @@ class Link:
 
     def _found(self, search: Search) -> None:
         """Note that a search has ended well."""
-        self.trouble = None
         self._settled_until_s = time.monotonic() + SETTLE_S if search.settled else math.inf
 
     def _pause_behind(self, search: Search, error: errors.KvClientError, deadline: float) -> float:
         """Return how long to wait before the next probe, at most until the deadline. Raises the error where there is none."""
         pause = search.next_round(self.wait_for_ready)
         left_s = deadline - time.monotonic()
-        nobody = search.nobody()
-        self.trouble = nobody
+        self.trouble = (search.nobody() or self.trouble) if pause is not None else None
         if pause is None or left_s <= 0 or self.closed:
-            raise nobody or error
+            raise self.nobody() or error
         return min(self.retry.pause_s(search.rounds), left_s) if pause else 0.0
 
     # -- probes ---------------------------------------------------------------------------------------------------

@@ -41,11 +41,15 @@ class Retry:
 
     def may_repeat(self, error: errors.KvClientError, attempt: int) -> bool:
         """Return whether an operation that a server refused so, at its n-th attempt, is sent again."""
-        return error.code in REFUSALS and error.from_server and attempt < self.attempts
+        passes = error.code in REFUSALS or errors.is_behind(error)
+        return passes and error.from_server and attempt < self.attempts
 
     def may_hop(self, error: errors.KvClientError, hops: int) -> bool:
-        """Return whether an operation that came to a node that is not primary goes on to another one, after so many hops."""
-        return error.code == "NOT_PRIMARY" and error.from_server and self.attempts > 1 and hops < MAX_HOPS
+        """Return whether an operation that came to a node that is not primary, or no more, goes on to another one.
+
+        It did so many times before.
+        """
+        return error.code in ("NOT_PRIMARY", "FENCED") and error.from_server and self.attempts > 1 and hops < MAX_HOPS
 
     def pause_s(self, attempt: int) -> float:
         """Return how long to wait behind the n-th attempt, in seconds."""

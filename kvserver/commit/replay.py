@@ -291,7 +291,7 @@ class ReplayPipeline:
 
     def contact_lost(self) -> None:
         """Forget what was heard in the connection that ended; what is visible stays so."""
-        pass
+        self._heard = self.marks.visible
 
     def _show(self) -> None:
         """Show what may be seen, and tell those who wait for it, in order of revision."""

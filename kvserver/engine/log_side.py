@@ -141,7 +141,7 @@ class LogSide(Measured):
         if self._following is not None and self._follower_reads is not None and isinstance(self.pipeline, ReplayPipeline):
             self._following.close()
             self._follower_reads.close()
-            self.pipeline.close()
+        self.pipeline.close()
 
     # -- what the log's threads did -------------------------------------------------------------------------------
 

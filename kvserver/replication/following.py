@@ -25,7 +25,7 @@ from kvserver.replication.states import FollowerState, Happening, StateMachine
 from kvserver.wal import format as fmt
 
 CAUGHT_UP_BYTES = 1 * MIB
-"""A follower with no more than that before it has what there is."""
+"""A follower that has all that there was when it was accepted, and no more than that before it, has what there is."""
 
 FELL_BEHIND_BYTES = 64 * MIB
 """... and one that has so much before it has not, any more."""
@@ -47,6 +47,8 @@ class Following:
         self._machine = machine
         self._address = address
         self._told: tuple[Epoch, str] = (NO_EPOCH, "")
+        self._goal = 0
+        """What was durable at the source when it accepted."""
         self._point = 0
         """A revision at which the content is to be looked at; 0: none."""
         self._seen_point = 0
@@ -83,6 +85,7 @@ class Following:
         if isinstance(body, Accepted):
             what = f"{self._address} ships from segment {body.segment_id:016x}, offset {body.offset}"
             self._machine.happen(Happening.ACCEPTED, what)
+            self._goal = marks.durable
         elif isinstance(body, HashAt):
             await self._home.on_hash(body.revision, body.hash)
         if self._is_accepted:
@@ -119,7 +122,8 @@ class Following:
         assert self.receiving is not None
         left = self.marks.pending_bytes + self.receiving.intake.waiting_bytes + coming_bytes
         state = self._machine.state
-        if state is FollowerState.CATCHUP_STREAM and left <= CAUGHT_UP_BYTES:
+        has_goal = self._database.marks.applied >= self._goal
+        if state is FollowerState.CATCHUP_STREAM and has_goal and left <= CAUGHT_UP_BYTES:
             self.was_streaming = True
             self._machine.happen(Happening.CAUGHT_UP, f"{self._address} has no more than {left:,} bytes that are not here")
         elif state is FollowerState.STREAMING and left > FELL_BEHIND_BYTES:

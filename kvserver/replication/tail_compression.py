@@ -1,8 +1,8 @@
 """How the live tail of the log is compressed on its way to a follower: which way is agreed on, and both directions of it.
 
-A chunk is compressed as one zstd frame by itself, so nothing is kept between two of them. On one machine that only costs: both
-sides share the processors. Between machines a processor compresses text faster than a network of 1 Gbit/s carries it, so it is
-the rule there (``scripts/bench/tail_compression.py`` prints the table).
+A chunk is compressed as one zstd frame by itself, so nothing is kept between two of them. Within one machine that only costs:
+both sides share the processors. Between machines it is the rule: a log of text shrinks to a quarter, and that pays on every link
+that is slower than a core compresses. ``scripts/bench/tail_compression.py`` prints the table, with that bandwidth at the end.
 
 There is no dictionary: a busy tail goes in chunks of many commits that hold their own repetitions, and an idle one has bytes to
 spare.

@@ -30,7 +30,7 @@ class KeyHistory:
         validation.check_key(request.key)
         limit = min(validation.check_limit(request.limit) or MAX_ENTRIES, MAX_ENTRIES)
         session = (request.session.epoch, request.session.revision) if request.HasField("session") else None
-        revision = await self._database.reading_at(0, session)
+        revision = await self._database.reading_at(0, session, request.max_lag_ms)
         namespace = self._namespaces.find(request.namespace)
         # What becomes visible while tables are read stays out, so that the answer is that of the revision in its header.
         before = min(request.before_revision or revision + 1, revision + 1)

@@ -46,7 +46,7 @@ class KvService:
     def get(self, request: kv_pb2.GetRequest, context: CallContext) -> Ticket[kv_pb2.GetResponse] | Awaitable[kv_pb2.GetResponse]:
         """Return the version of one key; an awaitable where what the caller has seen is not visible yet."""
         validation.check_key(request.key)
-        ticket = self._database.reading_at(request.revision, convert.session_of(request))
+        ticket = self._database.reading_at(request.revision, convert.session_of(request), request.max_lag_ms)
         return self._find(request, ticket.answer()) if ticket.done else self._find_later(request, ticket)
 
     async def _find_later(self, request: kv_pb2.GetRequest, ticket: Ticket[int]) -> kv_pb2.GetResponse:
@@ -75,7 +75,7 @@ class KvService:
             keys_only=request.keys_only,
             count_only=request.count_only,
         )
-        revision = await self._database.reading_at(request.revision, convert.session_of(request))
+        revision = await self._database.reading_at(request.revision, convert.session_of(request), request.max_lag_ms)
         namespace = self._namespaces.find(request.namespace)
         header = self._answers.header(revision)
         async for chunk in self._database.scan(namespace, span, revision, options):

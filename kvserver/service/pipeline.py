@@ -60,7 +60,7 @@ class PipelineSession:
                     )
                 case "gets":
                     keys = list(frame.gets.keys)
-                    seen = self._database.reading_at(0, convert.session_of(frame))
+                    seen = self._database.reading_at(0, convert.session_of(frame), frame.max_lag_ms)
                     if not seen.done:
                         return self._gets_behind(seen, context, namespace, keys)
                     seen.answer()
@@ -68,7 +68,7 @@ class PipelineSession:
                 case "mixed":
                     operations = frame.mixed.operations
                     validation.check_operation_count(len(operations))
-                    seen = self._database.reading_at(0, convert.session_of(frame))
+                    seen = self._database.reading_at(0, convert.session_of(frame), frame.max_lag_ms)
                     return self._mixed(seen, context, namespace, operations)
                 case _:
                     raise validation.invalid_field("operations", "is missing; a frame has one kind of operations")

@@ -8,8 +8,11 @@ Traps of the library that this module keeps from its callers:
 - A read that is cancelled cancels the whole call. Whoever waits for an envelope with a timeout gives the call up with it.
 - A call that is cancelled from here, or whose channel is closed, makes its reader raise CancelledError, as if the reader's own
   task had been cancelled. It is told apart by asking the task, and becomes NotServing.
-- A write to a call that has ended raises InvalidStateError; why it ended is in its status.
-- A call that nobody refers to is not ended. So every call is cancelled when its reader is done with it.
+- A write to a call that has ended raises InvalidStateError; why it ended is in its status. A write that fails because the call
+  is just ending sets a status of its own ("Internal error from Core"), which the true one replaces when all that came before it
+  was read.
+- A call that nobody refers to is not ended, and a channel that is closed ends only calls on which some task waits at that
+  moment. So every call is cancelled when its reader is done with it, or its peer is closed.
 - An attempt to connect may take as long as the kernel likes; it is given ``CONNECT_S``.
 """
 
@@ -49,6 +52,12 @@ from kvserver.service.status import DETAILS_KEY, DOMAIN
 
 CONNECT_S = 5.0
 """How long it may take until a call has reached the other node."""
+
+SETTLE_S = 0.5
+SETTLE_TURNS = 50
+"""How long the true status of a call that is ending is waited for, and in how many looks."""
+
+_PROVISIONAL = "Internal error from Core"
 
 INLINE_BYTES = 64 * KIB
 """So much is decompressed on the loop."""
@@ -94,6 +103,8 @@ class GrpcPeer:
         self.address = address
         self._channel: Any = None
         self._closed = False
+        self.calls: set[_Call] = set()
+        """Those that are open."""
 
     async def describe(self, timeout_s: float) -> Description:
         """Ask who it is and how far."""
@@ -125,6 +136,8 @@ class GrpcPeer:
     async def close(self) -> None:
         """Let go of the connection. Twice does no harm."""
         self._closed = True
+        for call in list(self.calls):
+            call.cancel()
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -142,12 +155,11 @@ class GrpcPeer:
         return self._channel
 
     async def _ask(self, name: str, request: Message, answer: type[Any], timeout_s: float) -> Any:
-        call = self._open().unary_unary(_path(name))(request.SerializeToString(), timeout=timeout_s)
+        call = _Call(self, self._open().unary_unary(_path(name))(request.SerializeToString(), timeout=timeout_s))
         try:
-            raw = await _Call(self, call).result()
+            return _decode(answer, await call.result(), self.address)
         finally:
             call.cancel()
-        return _decode(answer, raw, self.address)
 
 
 class _Call:
@@ -157,6 +169,8 @@ class _Call:
         self._peer = peer
         self._call = call
         self._cancelled = False
+        self._answers: Any = None
+        peer.calls.add(self)
 
     @property
     def address(self) -> str:
@@ -164,6 +178,7 @@ class _Call:
 
     def cancel(self) -> None:
         self._cancelled = True
+        self._peer.calls.discard(self)
         self._call.cancel()
 
     async def connected(self, doing: Awaitable[None]) -> None:
@@ -185,9 +200,18 @@ class _Call:
         await self._do(self._call.wait_for_connection())
 
     async def read(self) -> bytes | None:
-        """Return the next answer; None where the call has ended in order."""
-        raw: Any = await self._do(self._call.read())
-        return None if raw is grpc.aio.EOF else bytes(raw)
+        """Return the next answer; None where the call has ended in order.
+
+        Not by the library's ``read``, which drops the answers that are left once a write has failed.
+        """
+        if self._answers is None:
+            self._answers = aiter(self._call)
+
+        async def take() -> bytes | None:
+            found: bytes | None = await anext(self._answers, None)
+            return found
+
+        return await self._do(take())
 
     async def result(self) -> bytes:
         async def take() -> bytes:
@@ -199,7 +223,9 @@ class _Call:
         try:
             return await doing
         except grpc.aio.AioRpcError as error:
-            raise error_of(error, self.address) from error
+            if error.details() != _PROVISIONAL:
+                raise error_of(error, self.address) from error
+            await self._raise_why()
         except asyncio.InvalidStateError:
             await self._raise_why()
         except grpc.aio.UsageError as error:
@@ -213,6 +239,11 @@ class _Call:
     async def _raise_why(self) -> NoReturn:
         """Raise why the call has ended."""
         details = await self._call.details()
+        for _ in range(SETTLE_TURNS):
+            if details != _PROVISIONAL:
+                break
+            await asyncio.sleep(SETTLE_S / SETTLE_TURNS)
+            details = await self._call.details()
         failure = grpc.aio.AioRpcError(
             await self._call.code(), await self._call.initial_metadata(), await self._call.trailing_metadata(), details=details
         )

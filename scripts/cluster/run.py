@@ -1,6 +1,6 @@
 """Runs a cluster of three nodes on this machine until Ctrl-C: what ``make run`` does.
 
-    scripts/cluster/run.py --data-dir data/cluster [--write-quorum 2] [flags of kvserver serve, for every node]
+    scripts/cluster/run.py [--data-dir data/cluster] [--write-quorum 2] [--first-port 7400] [flags of kvserver serve]
 
 Nodes n1, n2 and n3 listen on 127.0.0.1:7400 to 7402, for probes and metrics on 7480 to 7482. At the first start n1 makes the
 cluster and is primary; later the register knows who was. Every line that a node prints stands behind its name.
@@ -9,6 +9,7 @@ cluster and is primary; later the register knows who was. Every line that a node
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -19,11 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from kvctl.settings import DEFAULT_ENDPOINT
 from kvserver.testing.cluster import NAMES, ClusterProcesses, ClusterServer
 from kvserver.testing.process import ServerFailed
 
-PORTS = (7400, 7401, 7402)
-HTTP_PORTS = (7480, 7481, 7482)
+FIRST_PORT = 7400
+HTTP_ABOVE = 80
 POLL_S = 0.2
 PRIMARY_WITHIN_S = 30.0
 
@@ -49,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told.data_dir.resolve(),
         flags=flags,
         write_quorum=told.write_quorum,
-        ports=PORTS,
-        http_ports=HTTP_PORTS,
+        ports=range(told.first_port, told.first_port + len(NAMES)),
+        http_ports=range(told.first_port + HTTP_ABOVE, told.first_port + HTTP_ABOVE + len(NAMES)),
         environment=environment,
         on_line=lambda name, line: say(line, name),
     )
@@ -77,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data/cluster"), metavar="DIR", help="where everything lies")
     parser.add_argument(
+        "--first-port",
+        type=int,
+        default=FIRST_PORT,
+        metavar="N",
+        help=f"n1 listens there, n2 and n3 on the next two; HTTP is {HTTP_ABOVE} above; {FIRST_PORT} unless given",
+    )
+    parser.add_argument(
         "--write-quorum",
         type=int,
         choices=range(len(NAMES) + 1),
@@ -96,6 +105,8 @@ def _tell(cluster: ClusterProcesses) -> None:
     """Say who plays which part, and what to try."""
     try:
         primary = cluster.wait_for_primary(timeout_s=PRIMARY_WITHIN_S)
+        with contextlib.suppress(TimeoutError):  # what is missing then stands in the status
+            cluster.wait_until_caught_up(timeout_s=PRIMARY_WITHIN_S)
     except TimeoutError as error:
         say(f"\nno node is primary: {error}\nmake one: {kvctl()} -E {cluster['n2'].address} promote")
         return
@@ -110,11 +121,11 @@ def _tell(cluster: ClusterProcesses) -> None:
 
 def _to_try(primary: ClusterServer, follower: ClusterServer) -> str:
     """Return command lines that work as they stand."""
-    own = kvctl() if primary.address == "127.0.0.1:7400" else f"{kvctl()} -E {primary.address}"
+    own = kvctl() if primary.address == DEFAULT_ENDPOINT else f"{kvctl()} -E {primary.address}"
     lines = (
         (f"{own} cluster status", "who is what, and how far"),
         (f"{own} put greeting hello", "through the primary"),
-        (f"{kvctl()} -E {follower.address} get greeting", "from a follower"),
+        (f"{kvctl()} -E {follower.address} --read-from any get greeting", "from a follower"),
         (f"{own} repl slots", "who is shipped the log"),
         (f"{own} cluster policy set --members {','.join(NAMES)} --write-quorum 2", "acknowledged by two of three from now on"),
         (f"kill -9 {primary.pid}", "the primary is gone"),

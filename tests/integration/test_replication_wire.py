@@ -193,7 +193,7 @@ async def test_a_drain_ends_a_call_with_not_serving() -> None:
         envelopes = aiter(await peer.follow(HELLO))
         await anext(envelopes)
         stopping = asyncio.create_task(server.stop(5.0))
-        with pytest.raises(NotServing):
+        with pytest.raises(NotServing, match="changing its part"):  # its own word, not a connection that was cut
             await anext(envelopes)
         await node.ended.wait()
         await stopping
@@ -256,7 +256,7 @@ async def test_a_peer_that_is_closed_answers_nothing_more() -> None:
     async with serving(node) as (_, peer):
         call = await peer.follow(HELLO)
         await anext(aiter(call))
-        await peer.close()
+        await peer.close()  # nobody reads: the call has to end all the same
         await peer.close()
         with pytest.raises(NotServing):
             await peer.describe(5.0)
@@ -265,21 +265,37 @@ async def test_a_peer_that_is_closed_answers_nothing_more() -> None:
         await node.ended.wait()
 
 
-async def test_an_acknowledgement_of_a_call_that_ended_says_why_it_ended() -> None:
+@pytest.mark.parametrize("reads_first", [False, True])
+async def test_an_acknowledgement_to_a_call_that_ended_hides_nothing(reads_first: bool) -> None:
+    """What was sent before the end is still read, and why it ended is still told."""
+
     async def ship(hello: Hello, acks: AsyncIterator[Ack]) -> AsyncGenerator[Envelope, None]:
-        yield Envelope(MARKS)
+        for number in range(10):
+            yield Envelope(MARKS._replace(durable=number))
         raise ReplicationError(Code.FENCED, "a higher epoch")
+
+    async def acknowledge(call: Any) -> None:
+        while True:
+            await call.ack(Ack(EPOCH, 1, 1, 1, 0))
+            await asyncio.sleep(0.001)
 
     node = FakeNode()
     node.ship_with = ship
     async with serving(node) as (_, peer):
         call = await peer.follow(HELLO)
+        envelopes = aiter(call)
+        if reads_first:
+            await anext(envelopes)
         await node.ended.wait()
+        acknowledging = asyncio.create_task(acknowledge(call))
+        await asyncio.sleep(0.05)
         with pytest.raises(ReplicationError) as caught:
-            while True:
-                await call.ack(Ack(EPOCH, 1, 1, 1, 0))
-                await asyncio.sleep(0.01)
+            async for envelope in envelopes:
+                last = envelope
         assert caught.value.code is Code.FENCED
+        assert last.marks.durable == 9
+        with pytest.raises(KvError):
+            await acknowledging
 
 
 async def test_two_acknowledgements_at_once_are_written_one_after_the_other() -> None:

@@ -13,9 +13,10 @@ import pytest
 from seeded_bugs.archive_corpus import ARCHIVE_CORPUS
 from seeded_bugs.archiver_corpus import ARCHIVER_CORPUS
 from seeded_bugs.corpus import CORPUS, SeededBug
+from seeded_bugs.quorum_corpus import QUORUM_CORPUS
 from seeded_bugs.restore_corpus import RESTORE_CORPUS
 
-EVERY = (*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS)
+EVERY = (*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS, *QUORUM_CORPUS)
 ROOT = Path(__file__).resolve().parents[2]
 OFTEN = {bug.file: bug for bug in reversed(EVERY)}
 """The first bug of each file of the source: planted at every run of the tests; the others by ``make test-seeded``."""

@@ -102,7 +102,8 @@ class FakeStore:
         """Return the revision to read at; the session's own writes become visible, as if it had waited for them."""
         branch = self.branches.get(session.epoch, self.assigned)
         if session.epoch > self.epoch or session.revision > branch:
-            raise FakeError("HISTORY_LOST", "the session is not part of this history", branch=str(branch))
+            followed = {"next_epoch": str(session.epoch + 1)} if session.epoch < self.epoch else {}
+            raise FakeError("HISTORY_LOST", "the session is not part of this history", branch=str(branch), **followed)
         self.visible = max(self.visible, session.revision)
         if asked > self.visible:
             raise FakeError("FUTURE_REVISION", f"revision {asked} is above {self.visible}")

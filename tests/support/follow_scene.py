@@ -45,7 +45,7 @@ from support.stores import TWIN, do, settle
 from support.twin_tables import TwinTables
 from unit.engine.followed import SHARED, Node, SharedRegister
 
-IDLE_TURNS = 40
+IDLE_TURNS = 15
 """After so many turns of the loop in which no store moved, nothing but time can go on."""
 
 
@@ -182,9 +182,7 @@ class SceneNode:
             call_later=self.scene.times.call_later,
         )
         self.shipping.start()
-        self.checkpoints = CheckpointSource(
-            self.env, PATHS, db, self.events.append, self.scene.times.sleep, self.scene.beside
-        )
+        self.checkpoints = CheckpointSource(self.env, PATHS, db, self.events.append, self.scene.times.sleep, self.scene.beside)
         return db
 
     def close(self) -> None:
@@ -434,16 +432,19 @@ class FollowScene:
         for node in self.nodes.values():
             node.close()
 
-    async def until(self, holds: Callable[[], bool], at_most_s: float = 600) -> None:
+    async def until(self, holds: Callable[[], bool], at_most_s: float = 200) -> None:
         """Let everything move until something holds."""
         end_s = self.clock.monotonic() + at_most_s
         while not holds():
             assert self._mover is not None
             if self._mover.done():
                 self._mover.result()
-            states = {name: (node.follower.state.value, node.follower.reason) for name, node in self.nodes.items()}
-            assert self.clock.monotonic() < end_s, f"it never came to that: {states}"
+            assert self.clock.monotonic() < end_s, f"it never came to that: {self.states()}"
             await asyncio.sleep(0)
+
+    def states(self) -> dict[str, str]:
+        """Return what each node is doing, for whoever reads why a test failed."""
+        return {name: f"{node.follower.state.value}: {node.follower.reason}" for name, node in self.nodes.items()}
 
     async def pass_s(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -470,4 +471,3 @@ def log_end(node: SceneNode) -> LogEnd:
     """Return where a node's log ends."""
     assert node.db is not None
     return node.db.log_end()
-

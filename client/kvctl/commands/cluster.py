@@ -32,6 +32,10 @@ _TEXTS = frozenset({"name", "address", "role", "state", "reachable", "error", "r
 """What is known also of a node that cannot be reached; of everything else there is no figure then."""
 
 
+_WELL = ("PRIMARY", "STREAMING")
+"""States of which the table gives no reason."""
+
+
 @click.group(cls=Group)
 def cluster() -> None:
     """See what the nodes of a cluster are doing, and say how well a write is kept.
@@ -151,7 +155,7 @@ def _show_to_people(found: ClusterStatus) -> None:
     head = ("NAME", "ADDRESS", "ROLE", "STATE", "EPOCH", "DURABLE", "APPLIED", "BEHIND", "LAG", "MEMBER")
     output.write_table(head, [_row(node) for node in found.nodes])
     for node in found.nodes:
-        if node.reachable and node.reason:
+        if node.reachable and node.reason and node.state not in _WELL:
             output.write_line(f"{safe(node.name)}: {safe(node.reason)}")
     output.write_pairs([("policy", rule(found.policy)), ("register", safe(found.register_url) or "that of the node itself")])
     for warning in found.warnings:

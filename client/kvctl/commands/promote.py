@@ -113,7 +113,7 @@ def _loss(last: PromotionStep, dry_run: bool) -> str:
     if not last.lost_from:
         return "nothing that was acknowledged is lost, as far as was heard"
     verb = "might be lost" if dry_run else "may be lost"
-    known = (
-        f"revisions {last.lost_from} to {last.lost_upto}" if last.lost_upto >= last.lost_from else f"what follows {last.revision}"
-    )
-    return f"{known} {verb}: they were heard of and are not here; the old primary keeps them aside when it comes back"
+    if last.lost_upto < last.lost_from:
+        return f"what was acknowledged behind revision {last.lost_from - 1} {verb}; nobody has heard of any such write"
+    known = f"revisions {last.lost_from} to {last.lost_upto} {verb}"
+    return f"{known}: they were heard of and are not here; the old primary keeps them aside when it comes back"

@@ -14,6 +14,7 @@ from kvserver.base.environment import Environment
 from kvserver.base.identity_file import FORMAT_VERSION as FOLDER_VERSION
 from kvserver.base.identity_file import create_identity
 from kvserver.base.paths import DataPaths, SegmentName, is_prepared, is_torn, parse_segment
+from kvserver.base.register import NodeRecord
 from kvserver.base.types import NO_EPOCH, Epoch, Position
 from kvserver.replication.local_register import LocalRegister
 from kvserver.storage.origin import Origin, write_origin
@@ -206,7 +207,7 @@ def test_the_small_files_have_the_fields_of_the_document() -> None:
     fs.make_dir(paths.root)
     create_identity(Environment(fs=fs, clock=SystemClock()), paths, "n", "local")
     register = LocalRegister(fs, paths)
-    register.claim(Epoch(1, 7), "id", 0)
+    register.claim(Epoch(1, 7), NodeRecord("n", "id", ""), 0)
     register.record_branch(Epoch(1, 7), Position(NO_EPOCH, 1, bytes(16)))
     register.record_begun(Epoch(1, 7))
     position = Position(Epoch(1, 7), 9, bytes(16))

@@ -35,7 +35,7 @@ def test_the_defaults_are_those_of_the_code() -> None:
             case int():
                 words[f"--{setting.name}"] = str(setting.default)
             case str():
-                words[f"--{setting.name}"] = f"`{setting.default}`"
+                words[f"--{setting.name}"] = f"`{setting.default}`" if setting.default else "none"
     assert rows == words
 
 

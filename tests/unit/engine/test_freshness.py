@@ -237,3 +237,18 @@ def test_a_session_that_saw_nothing_waits_for_nothing(session: tuple[int, int] |
     pair = pair_with(ManualClock())
     pair.follower.hear(1)
     assert pair.follower.reading_at(0, session).answer() == 1
+
+
+def test_what_was_heard_of_and_is_not_here_yet_makes_the_node_late() -> None:
+    clock = ManualClock()
+    pair = pair_with(clock)
+    pair.ship()
+    do(pair.primary, Put(1, b"c", b"3"))
+    pair.follower.hear(4)
+    clock.advance_ms(120)
+    pair.follower.hear(4)
+    assert pair.follower.lag_ms() == 120
+    assert code(pair.follower.reading_at(0, None, max_lag_ms=100)) is Code.STALE
+    ship(pair.primary, pair.follower)
+    assert pair.follower.lag_ms() == 0
+    assert pair.follower.reading_at(0, None, max_lag_ms=100).answer() == 4

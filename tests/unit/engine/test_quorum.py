@@ -1,4 +1,4 @@
-"""A primary under a policy with a quorum, as the database has it: what is shown, flushed and told waits for it, after a restart too."""
+"""A primary under a policy with a quorum, as the database has it: what is shown, flushed and told waits, after a restart too."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_answers_may_come_in_any_order(line: Line) -> None:
     assert early.outcome.revision == 10
 
 
-@pytest.mark.parametrize("code", ["EMPTY_KEY", "CONDITION_FAILED", "DISK_FULL", "TABLES_FAILED", "LOG_FAILED", "HISTORY_LOST"])
+@pytest.mark.parametrize("code", ["EMPTY_KEY", "CONDITION_FAILED", "DISK_FULL", "TABLES_FAILED", "LOG_FAILED", "POLICY_UNMET"])
 @pytest.mark.parametrize("rejected", [False, True])
 def test_a_refusal_that_does_not_pass_by_itself_is_told(line: Line, code: str, rejected: bool) -> None:
     waiters = [line.put(), line.put()]

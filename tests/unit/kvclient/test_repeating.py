@@ -151,7 +151,7 @@ async def test_lost_history_is_told_to_every_reader_until_it_is_forgotten(kv: An
     fake.store.branches[1] = 10
     found = await outcomes([kv.get(b"kept") for _ in range(20)])
     assert {type(outcome) for outcome in found} == {HistoryLost}
-    assert found[0].details == {"branch": "10"}
+    assert found[0].details == {"branch": "10", "next_epoch": "2"}
     assert type((await outcomes([kv.get(b"kept")]))[0]) is HistoryLost
     kv.forget_session()
     assert (await kv.get(b"kept")).value == b"v"

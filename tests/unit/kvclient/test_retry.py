@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvclient import KvClientError, NotWritten, OutcomeUnknown, Retry, ServerError, Timeout, Unavailable
+from kvclient import KvClientError, NotWritten, OutcomeUnknown, Retry, ServerError, Stale, Timeout, Unavailable
 from kvclient import _errors as errors
 from kvclient._retry import DEFAULT_RETRY, REFUSALS
 from kvproto.v1 import errors_pb2, kv_pb2
@@ -57,13 +57,18 @@ def test_callers_who_were_refused_together_do_not_come_back_together() -> None:
 @pytest.mark.parametrize("writes", [True, False])
 def test_only_what_a_server_refused_for_now_may_be_repeated(code: str, writes: bool) -> None:
     error = said_by_the_server(code, writes)
+    error.details["next_epoch"] = "2"  # of HISTORY_LOST: it is known to be lost
     assert DEFAULT_RETRY.may_repeat(error, 1) is (code in REFUSALS)
     assert (DEFAULT_RETRY.next_pause_s(error, 1, LONG, writes=writes) is not None) is (code in REFUSALS)
 
 
+def test_a_node_that_does_not_know_an_epoch_may_only_be_behind() -> None:
+    assert DEFAULT_RETRY.may_repeat(said_by_the_server("HISTORY_LOST"), 1)
+
+
 def test_what_passes_by_itself_leaves_no_write_open() -> None:
     for code in REFUSALS:
-        assert isinstance(said_by_the_server(code), (NotWritten, Unavailable))
+        assert isinstance(said_by_the_server(code), (NotWritten, Unavailable, Stale))
 
 
 @pytest.mark.parametrize("code", sorted(REFUSALS))

@@ -1,4 +1,4 @@
-"""A promotion step by step: what it refuses and why, what a kill leaves, and what two candidates do to each other."""
+"""A promotion step by step: what it refuses and why, and what two candidates do to each other."""
 
 from __future__ import annotations
 
@@ -8,55 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from kvserver.base import failpoints
-from kvserver.base.errors import Code, Corruption, NotServing, ReplicationError
+from kvserver.base.errors import Corruption, ReplicationError
 from kvserver.base.policy import ASYNC, Policy
-from kvserver.base.register import EpochRecord, NodeRecord, PolicyNote
-from kvserver.base.types import NO_EPOCH, Epoch, LogEnd, Position
-from kvserver.replication import ballot
-from kvserver.replication.ballot import Answer
-from kvserver.replication.promotion import PromotionStep
+from kvserver.base.register import NodeRecord, PolicyNote
+from kvserver.base.types import Epoch
 from support.fault_store import StoreFault
-from unit.replication.promotion_cluster import Cluster, Entry, Killed, Node
-
-TWO_OF_THREE = Policy(2, ("a", "b", "c"))
-PLACES = [name for name in failpoints.REPLICATION_NAMES if name.startswith("promotion.")]
+from unit.replication.promotion_cluster import Cluster, Entry
+from unit.replication.promotion_kit import TWO_OF_THREE, epochs, last, promises, quorum, refused, refused_untouched
 
 
 @pytest.fixture(autouse=True)
 def disarmed() -> Iterator[None]:
     yield
     failpoints.disarm_all()
-
-
-def quorum(policy: Policy = TWO_OF_THREE, names: str = "abc") -> Cluster:
-    """Return a cluster whose primary a has written 3 commits: b has 2 of them, the others 1."""
-    cluster = Cluster(names, policy)
-    a, b = cluster["a"], cluster["b"]
-    cluster.write(a, list(cluster.nodes.values()))
-    cluster.write(a, [b])
-    cluster.write(a, [])
-    return cluster
-
-
-async def refused(cluster: Cluster, name: str, match: str, **options: bool) -> ReplicationError:
-    with pytest.raises(ReplicationError, match=match) as caught:
-        await cluster.promote(name, **options)
-    assert caught.value.code is Code.PROMOTION_REFUSED and caught.value.hint
-    assert cluster[name].role != "primary" or cluster[name].is_fenced
-    return caught.value
-
-
-def epochs(cluster: Cluster) -> list[int]:
-    return [record.epoch.number for record in cluster.register.records()]
-
-
-def promises(cluster: Cluster) -> dict[str, int]:
-    return {name: node.vow.promised.number for name, node in cluster.nodes.items()}
-
-
-def last(steps: list[PromotionStep]) -> PromotionStep:
-    assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
-    return steps[-1]
 
 
 # The whole of it
@@ -106,14 +70,6 @@ async def test_every_connection_is_let_go_of() -> None:
 
 
 # Refused at once
-
-
-async def refused_untouched(cluster: Cluster, name: str, match: str, **options: bool) -> ReplicationError:
-    before, given = epochs(cluster), promises(cluster)
-    error = await refused(cluster, name, match, **options)
-    assert (epochs(cluster), promises(cluster)) == (before, given)
-    assert "claim" not in error.message and cluster[name].stood_down == 0
-    return error
 
 
 @pytest.mark.parametrize("state", ["EMPTY", "RESTORING", "FAILED"])
@@ -391,139 +347,3 @@ async def test_two_candidates_at_once_end_with_one_line_of_history() -> None:
         for number in numbers:
             record = cluster.register.records()[number - 1]
             assert record.branch is not None and any(entry.epoch == record.epoch for entry in newest.log)
-
-
-# What fails and what dies
-
-
-@pytest.mark.parametrize("error", [NotServing(), OSError(28, "No space left on device"), ReplicationError(Code.FENCED, "no")])
-async def test_a_take_over_that_fails_stands_down_and_can_be_tried_again(error: Exception) -> None:
-    cluster = quorum()
-    cluster["c"].fails = error
-    refusal = await refused(cluster, "c", "cannot be opened as primary")
-    assert cluster["c"].stood_down == 1 and "try again" in refusal.hint
-    assert cluster.register.records()[-1].branch is None
-    assert last(await cluster.promote("c")).epoch.number == 3
-
-
-async def test_a_promise_that_cannot_be_kept_ends_it() -> None:
-    cluster = quorum()
-
-    def fail() -> None:
-        raise OSError(28, "No space left on device")
-
-    failpoints.arm("vow.after_write", fail)
-    await refused(cluster, "c", "its own promise cannot be kept")
-    assert promises(cluster) == {"a": 0, "b": 0, "c": 0} and cluster["c"].stood_down == 1
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("next_one", ["b", "c"])
-async def test_wherever_a_candidate_dies_another_one_or_itself_goes_on(place: str, next_one: str) -> None:
-    cluster = quorum()
-    cluster["a"].kill()
-
-    def kill() -> None:
-        failpoints.disarm_all()
-        raise Killed
-
-    failpoints.arm(place, kill)
-    with pytest.raises(Killed):
-        await cluster.promote("c")
-    assert cluster["c"].stood_down == 0 or cluster["c"].alive is False
-    cluster["c"].restart()
-    step = last(await cluster.promote(next_one))
-    assert cluster[next_one].values[:3] == [1, 2, 3] and step.lost_from == 0
-    assert step.epoch.number == epochs(cluster)[-1] == (2 if place == "promotion.after_look" else 3)
-
-
-async def test_a_caller_that_has_heard_the_outcome_and_hangs_up_ends_nothing() -> None:
-    cluster = quorum()
-    steps = cluster.promotion("b")
-    async for step in steps:
-        if step.done:
-            break
-    await steps.aclose()  # type: ignore[attr-defined]
-    assert cluster["b"].role == "primary" and cluster["b"].stood_down == 0
-
-
-async def test_a_caller_that_hangs_up_before_the_outcome_has_it_stand_down() -> None:
-    cluster = quorum()
-    steps = cluster.promotion("b")
-    async for step in steps:
-        if step.step == "promises":
-            break
-    await steps.aclose()  # type: ignore[attr-defined]
-    assert cluster["b"].role == "follower" and cluster["b"].stood_down == 1
-
-
-# Only to see
-
-
-async def test_a_dry_run_changes_nothing_and_says_what_would_happen() -> None:
-    cluster = quorum(ASYNC)
-    cluster["a"].kill()
-    cluster["c"].heard_revision = 4
-    before = dict(cluster.store.inner.objects)  # type: ignore[attr-defined]
-    (step,) = await cluster.promote("c", dry_run=True)
-    assert (step.done, step.epoch, step.revision) == (True, Epoch(2, 0), 3)
-    assert (step.lost_from, step.lost_upto) == (4, 4)
-    assert "would catch up with b" in step.message and "nothing was changed" in step.message
-    assert cluster.store.inner.objects == before and promises(cluster) == {"a": 0, "b": 0, "c": 0}  # type: ignore[attr-defined]
-    assert cluster["c"].stood_down == 0
-
-
-async def test_a_dry_run_is_refused_as_the_promotion_would_be() -> None:
-    cluster = quorum()
-    cluster.isolate("c")
-    await refused_untouched(cluster, "c", "only c did", dry_run=True)
-
-
-# The ballot
-
-
-def answer(node: Node, **options: object) -> Answer:
-    return Answer(node.record, node.end(), True, NO_EPOCH, True)._replace(**options)  # type: ignore[arg-type]
-
-
-def test_who_did_not_promise_counts_for_nothing() -> None:
-    cluster = quorum()
-    given = answer(cluster["a"])
-    assert given.counts
-    for missing in ({"promised": False}, {"complete": False}, {"end": None}):
-        assert not answer(cluster["a"], **missing).counts
-    records = cluster.register.records()
-    assert ballot.furthest(records, [answer(cluster["a"], promised=False)], cluster["c"].end()) == []
-
-
-def test_the_epoch_of_the_last_frame_comes_before_the_revision() -> None:
-    cluster = quorum()
-    a, b, c = cluster["a"], cluster["b"], cluster["c"]
-    c.log.append(Entry(Epoch(2, 2), 0))
-    records = cluster.register.records()
-    assert [one.node.name for one in ballot.furthest(records, [answer(a), answer(b), answer(c)], b.end())] == ["c", "a"]
-
-
-def test_a_log_that_left_the_line_is_told_from_one_that_is_short() -> None:
-    def record(number: int, parent: int, revision: int, begun: bool = True) -> EpochRecord:
-        return EpochRecord(Epoch(number, number), "id", 0, Position(Epoch(parent, parent), revision, b""), begun)
-
-    def end(number: int, revision: int) -> LogEnd:
-        return LogEnd(Position(Epoch(number, number), revision, b""), 1, 1)
-
-    # 2 began and was given up: 3 goes on from 1, 5 from 3; 6 never began
-    records = [record(1, 0, 1), record(2, 1, 40), record(3, 1, 50), record(5, 3, 60), record(6, 3, 55, False)]
-    for number, revision, left, short in [
-        *((1, 50, False, True), (1, 51, True, True), (2, 45, True, True), (3, 59, False, True), (3, 60, False, False)),
-        *((3, 61, True, True), (4, 60, True, True), (5, 60, False, False), (5, 99, False, False), (6, 60, False, False)),
-    ]:
-        assert ballot.has_left_the_line(records, end(number, revision)) == left, (number, revision)
-        assert bool(ballot.off_the_line(records, end(number, revision))) == short, (number, revision)
-
-
-@pytest.mark.parametrize(("quorum_size", "members", "need"), [(0, 0, 0), (1, 1, 1), (2, 2, 1), (2, 3, 2), (3, 5, 3), (1, 3, 3)])
-def test_the_quorum_of_promises_meets_every_quorum_of_writes(quorum_size: int, members: int, need: int) -> None:
-    names = tuple("abcde"[:members])
-    policy = Policy(quorum_size, names)
-    for count in range(members + 1):
-        assert bool(ballot.unmet([policy], frozenset(names[:count]))) == (count < need)

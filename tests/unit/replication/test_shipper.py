@@ -310,6 +310,19 @@ async def test_a_second_call_of_the_same_node_takes_over() -> None:
     assert (slot.connected, slot.state) == (True, "streaming")
 
 
+async def test_of_two_calls_that_are_judged_at_once_the_later_one_stays() -> None:
+    node = ShippingNode()
+    node.put("a")
+    old, new = Stream(node.shipping, node.hello()), Stream(node.shipping, node.hello())
+    await node.settle()
+    assert isinstance(old.error, NotServing)
+    assert old.envelopes == []
+    node.put("b")
+    await node.settle()
+    assert new.error is None
+    assert new.envelopes[-1].marks.durable == 3
+
+
 async def test_a_name_is_given_to_one_node_at_a_time() -> None:
     node = ShippingNode()
     first = await node.follow()

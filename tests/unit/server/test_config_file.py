@@ -47,6 +47,13 @@ OTHERS: dict[str, str | int | bool] = {
     "backup-h": 24,
     "keep-backups": 8,
     "keep-days": 9,
+    "register": "file:///srv/register",
+    "follow": "10.0.0.1:7400",
+    "advertise": "10.0.0.2:7400",
+    "members": "a,b,c",
+    "write-quorum": 2,
+    "slot-max-mb": 100,
+    "tail-compression": "zstd",
 }
 
 
@@ -145,7 +152,7 @@ def test_what_is_in_force_can_be_read_again_and_is_the_same(path: Path, tmp_path
         ("log = {xyz = 1}", ': unknown key "xyz" in [log]; kvserver serve --help lists them all'),
         ("[log]\n'memtable-mb' = 64", ':2: "memtable-mb" belongs in [tables], not in [log]'),
         ("[tabels]\nmemtable-mb = 64", ":1: unknown section [tabels]; did you mean [tables]?"),
-        ("[xyz.tables]\nmemtable-mb = 64", ":1: unknown section [xyz]; there are [server], [log], [tables], [archive]"),
+        ("[xyz.tables]\nmemtable-mb = 64", ":1: unknown section [xyz]; there are [server], [log], [tables], [archive], [cluster]"),
         ("tables = 3", ':1: "tables" is a section, not a key: write [tables]'),
         ("[[tables]]\nmemtable-mb = 64", ':1: "tables" is a section, not a key: write [tables]'),
         ("memtable-mb = 64\n[tables]\nmemtable-mb = 64", ':3: "memtable-mb" in [tables] is set twice'),

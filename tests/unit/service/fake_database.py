@@ -83,7 +83,7 @@ class FakeDatabase:
                 return entry.id
         raise UnknownNamespace(name)
 
-    def reading_at(self, revision: int, session: tuple[int, int] | None) -> Ticket[int]:
+    def reading_at(self, revision: int, session: tuple[int, int] | None, max_lag_ms: int = 0) -> Ticket[int]:
         if session is not None and session[0] != self.history.current.number:
             ticket: Ticket[int] = Ticket(None, int)
             ticket.fail(KvError(Code.HISTORY_LOST, "lost"))

@@ -178,7 +178,7 @@ def test_a_node_without_a_store_cannot_follow() -> None:
 def test_a_second_hello_is_no_acknowledgement() -> None:
     with pytest.raises(InvalidRequest, match="kind"):
         convert.from_ack(hello_message())
-    with pytest.raises(InvalidRequest, match="ack.durable_revision"):
+    with pytest.raises(InvalidRequest, match=r"ack\.durable_revision"):
         convert.from_ack(pb.FollowRequest(ack=pb.FollowAck(durable_revision=1 << 63)))
 
 

@@ -133,6 +133,23 @@ def test_nothing_that_a_failed_write_left_can_come_back_behind_a_seal() -> None:
     assert [change.change.data for change in lost] == [sent[seal][2]]  # type: ignore[union-attr]
 
 
+def test_what_a_failed_write_left_is_cut_before_less_is_written_there() -> None:
+    history = source()
+    small = all_chunks(history, 1)
+    segment_id, offset, _ = small[1]
+    large = (segment_id, offset, b"".join(chunk[2] for chunk in small[1:3]))
+    assert small[2][0] == segment_id
+    disk = MemoryFileSystem()
+    fault = Fault(at=2, error=errno.ENOSPC, kinds={"pwrite"}, written_bytes=len(large[2]) - 8)
+    follower = Follower(FaultFileSystem(disk, FaultPlan([fault])))
+    follower.take(small[0])
+    with pytest.raises(OSError, match="No space"):
+        follower.take(large)
+    follower.take(small[1])
+    follower.log.sync()
+    assert len(read_file(disk, history.segments()[0].path)) == follower.log.end.offset == small[2][1]
+
+
 # A failed sync
 
 

@@ -103,6 +103,11 @@ def test_a_node_whose_marks_the_new_primary_never_had_drops_them_and_goes_on(sto
         assert (cut.position, cut.segment_id) == (end.position, end.segment_id)
         assert cut.offset < end.offset
         assert node.log.drop_marks() == cut
+        node.take(node.missing(one.fs, promoted.writer)[0])
+        node.log.sync()
+        anew = LogTail(node.fs, PATHS, node.log)
+        for offset in reversed(range(cut.offset, node.log.end.offset + 1, 8)):
+            assert own.position_at(cut.segment_id, offset) == anew.position_at(cut.segment_id, offset)
         node.follow(one.fs, promoted.writer)
         same_bytes(one.fs, promoted.writer, node)
         for segment in node.log.extent().segments():

@@ -113,6 +113,33 @@ def test_chunks_twice_out_of_order_or_missing_are_refused() -> None:
         refused(follower, chunk)
 
 
+def test_a_mark_twice_is_refused_although_it_would_check() -> None:
+    source = SmallLog(MemoryFileSystem()).begin()
+    source.put("a")
+    follower = Follower().follow(source.fs, source.writer)
+    source.writer.write_mark()
+    (mark,) = follower.missing(source.fs, source.writer)
+    follower.take(mark)
+    assert "are here already" in refused(follower, mark)
+    follower.log.sync()
+    assert "are here already" in refused(follower, mark)
+    assert follower.log.end == source.writer.end
+
+
+def test_a_segment_that_would_take_the_name_of_an_empty_one_is_refused() -> None:
+    source = SmallLog(MemoryFileSystem()).begin()
+    ((segment_id, _, block),) = chunks(source.fs, source.writer, (source.writer.end.segment_id, 0), 1)
+    header = fmt.decode_segment_header(block)
+    position = source.writer.position
+    payload = fmt.SEAL_PAYLOAD.pack(1, 0, 1)
+    seal, _ = fmt.build_frame(fmt.SEAL, segment_id, fmt.crc_seed(segment_id), 2, 0, (len(block), 1), 1, position.chain, payload)
+    follower = Follower()
+    follower.take((segment_id, 0, block + seal))
+    follower.log.sync()
+    second = header._replace(segment_id=9, previous=position, previous_segment_id=segment_id)
+    assert "a segment of its name is here" in refused(follower, (9, 0, fmt.encode_segment_header(second)))
+
+
 def test_behind_a_seal_only_the_next_segment_is_taken() -> None:
     scene = Scene()
     follower = Follower()

@@ -21,7 +21,7 @@ from support.histories import History, at, four_segments, recover_from, starts_w
 from support.log_scenes import flip
 from support.logs import PATHS, SmallLog
 from support.memfs import MemoryFileSystem
-from support.received_logs import Follower
+from support.received_logs import Follower, marked_and_sealed
 from support.recordfs import RecordingFileSystem
 
 BLOCK = fmt.SEGMENT_HEADER_LENGTH
@@ -58,6 +58,18 @@ def test_the_position_of_every_offset_is_that_of_the_frame_that_ends_there(order
             assert tail.position_at(segment_id, offset) == ends.get(offset)
     assert tail.position_at(77, BLOCK) is None
     assert tail.position_at(0, 0) is None
+
+
+def test_a_place_in_one_segment_is_none_in_another() -> None:
+    log = marked_and_sealed()
+    tail = LogTail(log.fs, PATHS, log.writer)
+    places = []
+    for info in log.writer.extent().segments():
+        reader = SegmentReader(info.path, read_file(log.fs, info.path)[: info.length_bytes])
+        places.append([(info.header.segment_id, reader.offset, reader.position) for _ in reader.frames()])
+    for of_each in zip(*places, strict=False):
+        for segment_id, offset, position in of_each:
+            assert tail.position_at(segment_id, offset) == position
 
 
 def test_a_walk_goes_over_pieces_of_the_file() -> None:
