@@ -64,7 +64,7 @@ class Link:
         self.closed = False
         self.connected = Connected(self.endpoints.current, {})
         """The node spoken to; only behind ``connect``. To be read once for a call and what becomes of it."""
-        self.trouble: errors.NotPrimary | None = None
+        self.trouble: errors.KvClientError | None = None
         """Why there is no connection, where nodes were met and none of them is the primary."""
         self._timeout_s = checked_timeout_s(timeout_s)
         self._ready = False
@@ -102,7 +102,7 @@ class Link:
         if self.seek is Seek.NODE or not error.from_server:
             return False
         if error.code == "NOT_PRIMARY" and self.seek is Seek.PRIMARY:
-            self.trouble = errors.nobody_primary(str(self.endpoints))
+            self.trouble = error
             self._leave_with(endpoint, lambda: self._turn_to(error.details.get("primary", "")))
             return True
         if error.code in ("STALE", "FENCED") or errors.is_behind(error):

@@ -165,12 +165,14 @@ class Database(LogSide):
         claimed: Epoch | None = None,
         cluster_id: bytes | None = None,
         node: NodeRecord | None = None,
+        must_refetch: Callable[[int], None] = lambda revision: None,
     ) -> Database:
         """Open a data folder, creating it if there is none. Raises OpenRefused, Corruption, ReplicationError, OSError.
 
         ``register_kind``: the id of the register, which the folder keeps. ``claimed``: the epoch that this node has claimed for
         becoming primary; without it a primary claims one. ``cluster_id``: the cluster that a new folder becomes a node of.
         ``hold_archive``: keep the whole log until ``on_archived`` says how much of it is archived.
+        ``must_refetch``: told, before a follower's log is cut, up to which revision it may have acknowledged what goes.
         Without ``threads`` nothing moves by itself: ``run_log_once`` and ``run_tables_once`` do a turn on the caller's thread.
         """
         env = env or Environment()
@@ -187,6 +189,7 @@ class Database(LogSide):
             claimed=claimed,
             cluster_id=cluster_id,
             node=node,
+            must_refetch=must_refetch,
         )
         opened = open_folder(asked)
         database = cls(asked, opened, post)

@@ -67,6 +67,8 @@ class OpenRequest:
     """Of which cluster the folder is, or becomes, a node; None: of that which it is of, or of a new one."""
     node: NodeRecord | None = None
     """What the register is told of this node; its name and id are those of the folder."""
+    must_refetch: Callable[[int], None] = lambda revision: None
+    """Told, before a received log is cut, up to which revision this node may have acknowledged what goes; durable on return."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -260,6 +262,7 @@ def _recover(asked: OpenRequest, identity: Identity, claims: Claims, opened: Ope
         behind_group=behind_group,
         follower=asked.role is Role.FOLLOWER,
         wrote=claims.wrote,
+        must_refetch=asked.must_refetch,
     )
     seconds = env.clock.monotonic() - begin
     asked.listener(

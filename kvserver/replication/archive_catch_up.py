@@ -15,6 +15,7 @@ cannot be written into tables, and a long log does not fit memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -24,18 +25,15 @@ from kvserver.archive.errors import damaged
 from kvserver.archive.lineage import Link
 from kvserver.archive.names import ArchiveNames
 from kvserver.archive.records import SegmentEntry
-from kvserver.archive.segment_reading import ArchivedSegment, GetDictionary, open_segment
-from kvserver.archive.store import Store
-from kvserver.base.clock import Clock
-from kvserver.base.events import Listener, ignore
+from kvserver.archive.segment_reading import ArchivedSegment, open_segment
 from kvserver.base.limits import MIB
 from kvserver.base.replication_events import ArchiveCaughtUp
 from kvserver.base.types import LogEnd, Position
 from kvserver.commit.replay import ReplayPipeline
 from kvserver.engine.database import Database
+from kvserver.replication.home import FollowerFloor
 from kvserver.replication.messages import Chunk
 from kvserver.replication.receiving import Intake, IntakeFailed
-from kvserver.replication.waiting import Beside
 from kvserver.wal import format as fmt
 from kvserver.wal.checker import MAX_FRAME_LENGTH
 
@@ -76,7 +74,10 @@ def pieces_behind(catalog: Catalog, end: LogEnd) -> list[Piece]:
         used.add(entry.segment_id)
         upto = link.upto if link.upto is not None and link.upto.revision < entry.end.revision else None
         if upto is not None and upto.revision <= at.revision:
-            break
+            # It stands where the epoch was left. Tables go on with the next epoch; a log would need the end of its segment.
+            found = _next(by_previous, at, used) if not segment_id and not pieces else None
+            offset = 0
+            continue
         pieces.append(Piece(entry, offset, upto))
         if upto is not None:
             break
@@ -100,44 +101,36 @@ def _next(
     return min(following, key=lambda one: (one[1].start.epoch.number, one[1].end.revision), default=None)
 
 
-def find_pieces(store: Store, cluster_id: bytes, end: LogEnd) -> list[Piece]:
-    """Read the catalog, and return what the archive has behind the end of a log. Blocks.
-
-    Raises RevisionError (NO_RESTORE_PLAN) where it holds nothing of the cluster, Corruption, StoreError.
-    """
-    return pieces_behind(read_catalog(store, cluster_id), end)
-
-
-class Taken(NamedTuple):
-    """What was taken from the archive."""
-
-    segments: int
-    bytes: int
+async def find_pieces(floor: FollowerFloor, url: str, cluster_id: bytes, end: LogEnd) -> list[Piece]:
+    """Return what the archive has behind the end of a log. Raises RevisionError (NO_RESTORE_PLAN), Corruption, StoreError."""
+    store = floor.archive(url)
+    try:
+        return await floor.beside(lambda: pieces_behind(read_catalog(store, cluster_id), end), "archive")
+    finally:
+        store.close()
 
 
 async def take_from_archive(
-    store: Store,
-    cluster_id: bytes,
-    pieces: list[Piece],
-    database: Database,
-    beside: Beside,
-    clock: Clock,
-    listener: Listener = ignore,
-    moved: Callable[[], None] = lambda: None,
-) -> Taken:
+    floor: FollowerFloor, url: str, cluster_id: bytes, pieces: list[Piece], database: Database, moved: Callable[[], None]
+) -> None:
     """Take pieces, in order, into a store whose log they follow; ``moved`` is told of each that was taken.
 
-    Raises Corruption where an object does not check, StoreError, IntakeFailed where the store does not take a chunk. What was
-    taken before that is kept.
+    On return, however it ends, nothing is under way, and what was taken is kept. Raises Corruption where an object does not
+    check, StoreError, IntakeFailed where the store does not take a chunk.
     """
+    store = floor.archive(url)
     names = ArchiveNames(cluster_id)
     dictionaries = Dictionaries(store, names)
     intake = Intake(database)
+    clock = floor.env.clock
     begin, begun = database.log_end().position.revision, clock.monotonic()
     try:
         for piece in pieces:
             _show(database, piece.end.revision)
-            await _take(store, names, dictionaries, piece, intake, beside)
+            segment = await floor.beside(functools.partial(open_segment, store, names, piece.entry, dictionaries), "catch-up")
+            chunks = chunks_of(segment, piece)
+            while (chunk := await floor.beside(functools.partial(next, chunks, None), "catch-up")) is not None:
+                await intake.take(chunk)
             await intake.drained()
             reached = database.log_end().position
             if reached != piece.end:
@@ -149,24 +142,15 @@ async def take_from_archive(
             await intake.drained()
         if isinstance(database.pipeline, ReplayPipeline):
             database.pipeline.contact_lost()
+        store.close()
     revision, seconds = database.log_end().position.revision, clock.monotonic() - begun
-    listener(ArchiveCaughtUp(begin, revision, len(pieces), intake.durable_bytes, seconds))
-    return Taken(len(pieces), intake.durable_bytes)
+    floor.listener(ArchiveCaughtUp(begin, revision, len(pieces), intake.durable_bytes, seconds))
 
 
 def _show(database: Database, revision: int) -> None:
     """Let be seen what is archived. It is no word of the primary: whoever waits for one goes on waiting."""
     if isinstance(database.pipeline, ReplayPipeline):
         database.pipeline.hear(revision)
-
-
-async def _take(
-    store: Store, names: ArchiveNames, dictionaries: GetDictionary, piece: Piece, intake: Intake, beside: Beside
-) -> None:
-    segment = await beside(lambda: open_segment(store, names, piece.entry, dictionaries), "catch-up")
-    chunks = chunks_of(segment, piece)
-    while (chunk := await beside(lambda: next(chunks, None), "catch-up")) is not None:
-        await intake.take(chunk)
 
 
 def chunks_of(segment: ArchivedSegment, piece: Piece, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:

@@ -134,7 +134,7 @@ class _Assembly:
 
     def _take(self, part: CheckpointPart) -> None:
         assert self._announced is not None
-        if part.file != self._name:
+        if not self._name or part.file != self._name:
             self._begin(part.file)
         if len(part.data) > MOST_PIECE_BYTES or self._bytes + len(part.data) > self._announced.total_bytes:
             raise CopyRefused(f"it is larger than the {self._announced.total_bytes:,} bytes that were said")

@@ -25,7 +25,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from kvserver.base.errors import Corruption, KvError
-from kvserver.base.types import Position
+from kvserver.base.types import LogEnd, Position
 from kvserver.engine.database import Database
 from kvserver.engine.swap import discard_incoming
 from kvserver.replication.archive_catch_up import Piece, find_pieces, take_from_archive
@@ -34,7 +34,7 @@ from kvserver.replication.following import Following
 from kvserver.replication.home import FollowerFloor, Home, holds_nothing
 from kvserver.replication.messages import Description, Gone, ShippedMarks
 from kvserver.replication.peer import Peer
-from kvserver.replication.receiving import Ended, hello_of
+from kvserver.replication.receiving import Ended, IntakeFailed, hello_of
 from kvserver.replication.rewind import Rewound, rewind, tables_position
 from kvserver.replication.source_check import Setback, find_source
 from kvserver.replication.states import FollowerState, Happening, Lasting, StateMachine
@@ -58,12 +58,8 @@ ARCHIVE_TRIES = 3
 SHIP_UPTO_REVISION = 100_000
 """A store with no more revisions is shipped from its begin, where its log still goes back so far, and not copied."""
 
-_UNDER_WAY = (
-    FollowerState.CATCHUP_STREAM,
-    FollowerState.STREAMING,
-    FollowerState.CATCHUP_ARCHIVE,
-    FollowerState.DIVERGED,
-)
+_S = FollowerState
+_UNDER_WAY = (_S.CATCHUP_STREAM, _S.STREAMING, _S.CATCHUP_ARCHIVE, _S.DIVERGED)
 
 
 class Follower:
@@ -85,12 +81,13 @@ class Follower:
         self._woken = asyncio.Event()
         self._reinit = False
         self._asked = ""
-        """The source as the home named it when the last step began."""
         self._refused_source: str | None = None
         self._tries = 0
         self._troubles = Troubles(floor.listener)
         self._common: Position | None = None
         self._pieces: list[Piece] = []
+        self._begins_behind = False
+        """The source's log begins exactly where this one ends, with the next segment: it is asked for as after a copy."""
 
     # -- how it stands --------------------------------------------------------------------------------------------
 
@@ -104,11 +101,6 @@ class Follower:
         """Return why it is in this state; of a failure also what ends it."""
         lasting = self.machine.lasting
         return f"{self.machine.reason} (what ends it: {lasting.value})" if lasting is not None else self.machine.reason
-
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Return how often it went from one state to another, by their names."""
-        return dict(self.machine.counts)
 
     # -- what others ask of it ------------------------------------------------------------------------------------
 
@@ -127,13 +119,7 @@ class Follower:
         if self.state in _UNDER_WAY:
             self.machine.happen(Happening.SET_BACK, "it was told to follow nobody for now")
 
-    async def pause(self) -> None:
-        """Follow nobody until ``resume``; as ``stop``."""
-        await self.stop()
-
-    def resume(self) -> None:
-        """Follow again."""
-        self.start()
+    pause, resume = stop, start
 
     def wake(self) -> None:
         """Look again at once: another source or another promise may be known."""
@@ -148,14 +134,14 @@ class Follower:
 
     async def _run(self) -> None:
         steps: dict[FollowerState, Callable[[], Awaitable[None]]] = {
-            FollowerState.EMPTY: self._find_copy,
-            FollowerState.RESTORING: self._fetch,
-            FollowerState.CONNECTING: self._follow,
-            FollowerState.WAL_GONE: self._look_into_archive,
-            FollowerState.CATCHUP_ARCHIVE: self._take_archived,
-            FollowerState.DIVERGED: self._go_back,
-            FollowerState.FENCED: self._wait_fenced,
-            FollowerState.FAILED: self._wait_failed,
+            _S.EMPTY: self._find_copy,
+            _S.RESTORING: self._fetch,
+            _S.CONNECTING: self._follow,
+            _S.WAL_GONE: self._look_into_archive,
+            _S.CATCHUP_ARCHIVE: self._take_archived,
+            _S.DIVERGED: self._go_back,
+            _S.FENCED: self._wait_fenced,
+            _S.FAILED: self._wait_failed,
         }
         while True:
             self._woken.clear()
@@ -185,13 +171,10 @@ class Follower:
         if what:
             self._troubles.forget(*what)
 
-    def _on_address(self, address: str) -> None:
-        self.source = address
-
     async def _find(self) -> tuple[Peer, Description]:
         """Return the node to follow, checked. Raises Setback, KvError."""
         self._asked = self._home.source()
-        return await find_source(self._home, self._asked, self._on_address)
+        return await find_source(self._home, self._asked, lambda address: setattr(self, "source", address))
 
     async def _find_or_none(self) -> tuple[Peer, Description] | None:
         """Return the node to follow; None where none could be reached for long, and the archive may serve instead."""
@@ -275,18 +258,35 @@ class Follower:
 
     async def _be_shipped(self, peer: Peer, database: Database) -> None:
         home, floor = self._home, self._floor
+        end = database.log_end()
         hello = hello_of(database, home.identity(), home.vow.promised, floor.compressions)
+        begins_behind, self._begins_behind = self._begins_behind, False
+        if begins_behind:
+            hello = hello._replace(end=LogEnd(end.position, 0, 0))
         following = Following(home, floor, database, self.machine, peer.address)
         following.on_marks = self._heard
         call = await peer.follow(hello)
         try:
             ended = await following.run(call, self._interrupted(following))
+        except IntakeFailed as failed:
+            if not begins_behind or following.durable_bytes or not failed.is_chunks_fault:
+                raise
+            self.machine.happen(Happening.LOG_GONE, f"the log of {peer.address} does not go on where this one ends")
+            return
         finally:
             if following.durable_bytes:
                 self._moved("chunk", "gone")
             if following.was_streaming:
                 self._moved("chunk", "gone", "parted", "archive")
-        self._on_ended(peer.address, ended)
+        if (
+            ended is not None
+            and isinstance(ended.body, Gone)
+            and not begins_behind
+            and ended.body.oldest == end.position.revision + 1
+        ):
+            self._begins_behind = database.tail().is_sealed_end(end.segment_id, end.offset)
+        if not self._begins_behind:
+            self._on_ended(peer.address, ended)
 
     def _heard(self, marks: ShippedMarks, at_ms: int) -> None:
         self.marks, self.heard_ms = marks, at_ms
@@ -326,18 +326,14 @@ class Follower:
         if database is None or url is None:
             self.machine.happen(Happening.ARCHIVE_LACKS_IT, "there is no archive; the store is fetched anew")
             return
-        end, cluster_id = database.log_end(), home.identity().cluster_id
-        try:
-            store = floor.archive(url)
-            try:
-                self._pieces = await floor.beside(lambda: find_pieces(store, cluster_id, end), "archive")
-            finally:
-                store.close()
-        except KvError as error:
-            if self._troubles.count("archive") < ARCHIVE_TRIES:
-                raise (ArchiveDamaged(error) if isinstance(error, Corruption) else error) from error
-            self.machine.happen(Happening.ARCHIVE_LACKS_IT, f"{error.message}; the store is fetched anew")
+        if self._troubles["archive"] >= ARCHIVE_TRIES:
+            self.machine.happen(Happening.ARCHIVE_LACKS_IT, f"{url} cannot be used; the store is fetched anew")
             return
+        end = database.log_end()
+        try:
+            self._pieces = await find_pieces(floor, url, home.identity().cluster_id, end)
+        except KvError as error:
+            raise self._troubles.again("archive", error.message, Lasting.OPERATOR) from error
         if not self._pieces:
             what = f"{url} does not go on where this log ends, at revision {end.position.revision}; the store is fetched anew"
             self.machine.happen(Happening.ARCHIVE_LACKS_IT, what)
@@ -350,20 +346,15 @@ class Follower:
         database, url = home.database(), home.archive_url
         if database is None or url is None:
             raise Setback(Happening.SET_BACK, "the store is not open")
-        cluster_id, before = home.identity().cluster_id, database.log_end()
-        store = floor.archive(url)
+        before, pieces, self._pieces = database.log_end(), self._pieces, []
         try:
-            pieces, self._pieces = self._pieces, []
-            await take_from_archive(
-                store, cluster_id, pieces, database, floor.beside, floor.env.clock, floor.listener, self._moved_by_archive
-            )
+            await take_from_archive(floor, url, home.identity().cluster_id, pieces, database, self._moved_by_archive)
         except Corruption as error:
             raise ArchiveDamaged(error) from error
-        finally:
-            store.close()
-        end = database.log_end()
-        what = f"the archive led from revision {before.position.revision} to {end.position.revision}"
-        self.machine.happen(Happening.ARCHIVE_ENDED, what)
+        except IntakeFailed as failed:
+            raise (ArchiveDamaged(failed.error) if failed.is_chunks_fault else failed) from failed
+        begin, end = before.position.revision, database.log_end().position.revision
+        self.machine.happen(Happening.ARCHIVE_ENDED, f"the archive led from revision {begin} to {end}")
 
     def _moved_by_archive(self) -> None:
         self._moved("gone", "archive", "chunk")

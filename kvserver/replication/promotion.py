@@ -225,6 +225,8 @@ class _Promotion:
         promised = self._candidate.vow.promised
         if promised != self._epoch:
             raise self._refused(f"it has promised to obey epoch {promised.number} meanwhile", _see_who())
+        # Behind the claim the former primary cannot give its quorum up any more; what it noted before counts.
+        self._require_quorum(self._candidate.policies(), self._candidate.end())
         revision = self._candidate.end().position.revision
         message = f"epoch {self._epoch.number} is to begin behind revision {revision}: the store is opened as primary"
         return PromotionStep("branch", message, epoch=self._epoch, revision=revision)

@@ -82,9 +82,9 @@ class Intake:
         while self._waiting and (self._waiting >= self._most_chunks or self.waiting_bytes + length > self._most_bytes):
             await self._wait()
         self._raise()
+        ticket = self._store.receive(chunk.segment_id, chunk.offset, chunk.data)
         self._waiting += 1
         self.waiting_bytes += length
-        ticket = self._store.receive(chunk.segment_id, chunk.offset, chunk.data)
         ticket.on_done(lambda: self._done(ticket, length))
         self._raise()
 
@@ -180,6 +180,7 @@ class Receiving:
             self._check_order(body)
             if isinstance(body, Accepted):
                 self.accepted = body
+                self.intake.moved.set()  # the first acknowledgement says at once where this node is
             ended = await on_envelope(envelope)
             if ended is not None:
                 return ended
@@ -203,7 +204,6 @@ class Receiving:
 
     async def _acknowledge(self) -> None:
         intake = self.intake
-        intake.moved.set()  # the first one says at once where this node is
         while True:
             await intake.moved.wait()
             intake.moved.clear()

@@ -34,7 +34,7 @@ from kvserver.base.limits import MIB
 from kvserver.base.options import TableOptions
 from kvserver.base.paths import DataPaths, SegmentName, is_damaged, is_torn, parse_segment
 from kvserver.base.replication_events import LogRewound, SuffixLost
-from kvserver.base.types import Position
+from kvserver.base.types import CREATION_REVISION, Position
 from kvserver.engine.swap import begin_swap, finish_swap
 from kvserver.engine.table_kit import TableKit
 from kvserver.storage.rows import FLUSHED_KEY, decode_flushed
@@ -141,8 +141,8 @@ def _first_at(reader: SegmentReader, position: Position) -> int | None:
 def _check_may_lack(
     fs: FileSystem, paths: DataPaths, names: list[SegmentName], common: Position, flushed: Position | None
 ) -> None:
-    """Check that a log which does not pass through a position may not: because tables took the place of its beginning."""
-    if flushed == common:
+    """Check that a log which does not pass through a position may not: tables hold what was there, or there is nothing."""
+    if flushed == common or (flushed is None and not names and common.revision == CREATION_REVISION):
         return
     begins_behind = not names or names[0].first_revision > common.revision + 1
     if flushed is not None and flushed.revision > common.revision and begins_behind:

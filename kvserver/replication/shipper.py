@@ -145,8 +145,10 @@ class Shipping:
         self._closed: KvError | None = None
         self._stop_observing: Callable[[], None] | None = None
         self._timer: Timer | None = None
-        self.on_ack: Callable[[str, Ack], None] = lambda name, ack: None
-        """Called for every acknowledgement that counts, with the follower's name; those of lower epochs too."""
+        self.on_ack: Callable[[str, str, Ack], None] = lambda name, node_id, ack: None
+        """Called for every acknowledgement of a follower, with its name and id; also of lower epochs, and of less than before."""
+        self.on_begins_anew: Callable[[str], None] = lambda name: None
+        """Called with the name of a follower that goes back by order, or begins with a new copy: what it said counts no more."""
         self.on_higher_epoch: Callable[[Epoch], None] = lambda epoch: None
         """Called when another node knows a higher epoch: a primary is deposed."""
 
@@ -233,6 +235,7 @@ class Shipping:
             self._slots.gone(slot, verdict.archived if verdict.archived + 1 >= verdict.oldest else 0)
         else:
             self._slots.parted(slot, verdict.common.revision)
+            self.on_begins_anew(slot.name)
         return verdict
 
     def _make(self, slot: Slot, log: ShippedLog, begin: judge.Accept) -> Shipment:
@@ -240,8 +243,9 @@ class Shipping:
 
         def on_ack(ack: Ack) -> None:
             judge.check_heard(self._here(), ack.epoch, slot.name)
-            if self._slots.on_ack(slot, ack) and slot.is_kept:
-                self.on_ack(slot.name, ack)
+            self._slots.on_ack(slot, ack)
+            if slot.is_kept:  # one that is lower than before too: what a member lost is on fewer disks now
+                self.on_ack(slot.name, slot.node_id, ack)
 
         def on_caught_up() -> None:
             slot.is_streaming = True
@@ -287,6 +291,7 @@ class Shipping:
     def reserve(self, identity: NodeIdentity, revision: int) -> None:
         """Hold the log for a node that is about to be sent a copy of the store as of this revision. Raises HoldRefused."""
         self._slots.reserve(identity, revision)
+        self.on_begins_anew(identity.name)
         self._write_slots()
 
     def announce(self, revision: int) -> list[str]:

@@ -131,6 +131,8 @@ async def find_source(home: Home, address: str, on_address: Callable[[str], None
             peer, found = await _describe(home, found.primary, on_address)
         check_source(own, obeyed(home), peer.address, found)
         await check_circle(home.peers, own, peer.address, found)
+        if found.epoch == NO_EPOCH:
+            raise set_back(f"{peer.address} has no log yet")
     except BaseException:
         await peer.close()
         raise

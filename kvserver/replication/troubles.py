@@ -26,9 +26,9 @@ _SOURCELESS = (FollowerState.WAL_GONE, FollowerState.CATCHUP_ARCHIVE, FollowerSt
 
 
 class ArchiveDamaged(Exception):
-    """Something in the archive does not check."""
+    """Something in the archive does not check, or does not continue the log although it should."""
 
-    def __init__(self, error: Corruption) -> None:
+    def __init__(self, error: KvError) -> None:
         super().__init__(error.message)
         self.error = error
 

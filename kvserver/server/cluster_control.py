@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from kvserver.base.errors import Code, KvError, NotPrimary, ReplicationError
@@ -16,6 +17,7 @@ from kvserver.server.ports import MemberPort
 from kvserver.server.promoting import Promotions
 from kvserver.service.cluster_views import ClusterView, HistoryView, NodeView, PolicyView, SlotView
 
+LOOK_S = 0.5
 DESCRIBE_S = 2.0
 """A node that says nothing for so long is told of as unreachable."""
 
@@ -38,6 +40,8 @@ class Control:
     async def status(self, only_self: bool) -> ClusterView:
         """Ask all nodes that the register knows; one that does not answer in time is part of the answer."""
         member = self._member
+        with contextlib.suppress(TimeoutError):  # a node that has just joined is in the register, and not in the last look
+            await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(member.watch.look())), LOOK_S)
         policy = self.policy()
         own = member.parts.describe()
         me = member.identity()

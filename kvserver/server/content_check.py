@@ -1,9 +1,9 @@
 """Is a follower's content equal to its primary's? Both hash theirs at one revision, and the follower compares.
 
-The primary names a revision to its followers before it sends them anything beyond (``Shipping.announce``), writes what it holds
-up to there into tables, copies those by hard links, and hashes the copy in a helper process. A follower that comes to exactly that
-revision does so too. Writes go on meanwhile on both sides. The log proves by its chain that both have the same commits; what is
-compared here is what replay, flush and compaction made of them.
+The primary names a revision to its followers before it sends them anything beyond it (``Shipping.announce``). It writes what it
+holds up to there into tables, copies those by hard links, and hashes the copy in a helper process. A follower that comes to
+exactly that revision does so too. Writes go on meanwhile on both sides. The log proves by its chain that both have the same
+commits; what is compared here is what replay, flush and compaction made of them.
 
 Where a flush behind the named one was faster than the copy, the copy stands at another revision, and that round is passed over.
 Content that differs once is reported. Content that differs twice is an alarm, and the node serves no more.

@@ -65,6 +65,8 @@ class Birth:
     """The epoch that was claimed for this start already."""
     node: NodeRecord | None = None
     """What the register is told of the node, where there is more than one."""
+    must_refetch: Callable[[int], None] = lambda revision: None
+    """Told what a follower's log may lose of what was acknowledged; see ``Database.open``."""
 
 
 class Life:
@@ -178,6 +180,7 @@ class Life:
             claimed=birth.claimed,
             cluster_id=birth.cluster_id,
             node=birth.node,
+            must_refetch=birth.must_refetch,
         )
 
     def _on_event(self, event: Event) -> None:

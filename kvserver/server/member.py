@@ -28,7 +28,7 @@ from kvserver.base.errors import Code, KvError, NotPrimary, OpenRefused, Replica
 from kvserver.base.fs import read_file
 from kvserver.base.identity_file import parse_identity
 from kvserver.base.paths import DataPaths
-from kvserver.base.register import NodeRecord
+from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Identity, Role
 from kvserver.replication import store_register
 from kvserver.replication.messages import NodeIdentity, Promised
@@ -38,7 +38,7 @@ from kvserver.replication.vow import Vow
 from kvserver.server.config import Address, ClusterConfig
 from kvserver.server.life import Birth, Life, World
 from kvserver.server.parts import Parts
-from kvserver.server.register_watch import RegisterWatch
+from kvserver.server.register_watch import RegisterWatch, RememberedRegister
 from kvserver.server.roles import Beginning, decide
 from kvserver.service.methods import Method
 
@@ -146,21 +146,15 @@ class Member:
 
     async def begin(self, role: Role, claimed: Epoch | None = None) -> None:
         """Open the store for a part, and start what belongs to it. Raises KvError; then nothing is open."""
-        assert self._founded is not None, "the cluster is found first"
-        birth = Birth(
-            role,
-            lambda env, paths: self.register,
-            self.register.kind,
-            cluster_id=self._founded.cluster_id,
-            claimed=claimed,
-            node=self.me(),
-        )
+        birth = self._birth(role, claimed)
         is_new = self._kept is None
         life = Life(self.world, birth)
         try:
             await life.begin()
         finally:
             self._kept = await asyncio.to_thread(self._read_identity)
+        if role is Role.PRIMARY:
+            await self.watch.look()  # what was noted about the policy before this epoch began holds for it
         self.fenced = ""
         self.life = life
         self.watch.me = self.me()
@@ -170,6 +164,20 @@ class Member:
             await self.end()
             raise
         self._on_life(life)
+
+    def _birth(self, role: Role, claimed: Epoch | None = None) -> Birth:
+        assert self._founded is not None, "the cluster is found first"
+        # A follower claims nothing, so what the register said last will do where it cannot be reached.
+        register: Register = self.register if role is Role.PRIMARY else RememberedRegister(self.register, self.watch)
+        return Birth(
+            role,
+            lambda env, paths: register,
+            self.register.kind,
+            cluster_id=self._founded.cluster_id,
+            claimed=claimed,
+            node=self.me(),
+            must_refetch=self.vow.note_lost,
+        )
 
     async def end(self) -> None:
         """Close the store and stop what belongs to the part; nothing but the node's own services is served then."""
@@ -236,15 +244,7 @@ class Member:
 
     async def _begin_again(self) -> None:
         """Open the store as follower below a driver that goes on."""
-        assert self._founded is not None, "the cluster is found first"
-        birth = Birth(
-            Role.FOLLOWER,
-            lambda env, paths: self.register,
-            self.register.kind,
-            cluster_id=self._founded.cluster_id,
-            node=self.me(),
-        )
-        life = Life(self.world, birth)
+        life = Life(self.world, self._birth(Role.FOLLOWER))
         try:
             await life.begin()
         except KvError as error:

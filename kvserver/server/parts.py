@@ -13,28 +13,23 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 import kvserver
-from kvserver.base.cluster_events import AcknowledgementSuspect, QuorumChanged, QuorumLost, QuorumMet
 from kvserver.base.errors import Code, KvError, ReplicationError
-from kvserver.base.policy import make_policy
-from kvserver.base.types import NO_EPOCH, Epoch, LogEnd, Position, Role
-from kvserver.commit.pipeline import CommitPipeline
+from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, LogEnd, Position, Role
 from kvserver.commit.replay import ReplayPipeline
-from kvserver.commit.requests import SetPolicy
 from kvserver.engine.table_kit import rocks
 from kvserver.replication import tail_compression
 from kvserver.replication.checkpoint_source import CheckpointSource
 from kvserver.replication.follower import Follower
 from kvserver.replication.home import FollowerFloor
-from kvserver.replication.messages import Ack, Description, Promised
+from kvserver.replication.messages import Description, Promised
 from kvserver.replication.peer import Peer
-from kvserver.replication.policy_guard import PolicyGuard
-from kvserver.replication.quorum import AckVerdict, DegradeState, Quorum
 from kvserver.replication.shipper import Shipping, ShippingOptions, Standing
 from kvserver.replication.slots import SlotInfo
 from kvserver.server.cluster_control import Control
 from kvserver.server.content_check import ContentCheck
 from kvserver.server.home import NodeHome
 from kvserver.server.life import Life
+from kvserver.server.policy_part import PolicyPart
 from kvserver.server.ports import MemberPort
 from kvserver.server.promoting import Promotions
 from kvserver.server.replication_node import NodeReplication
@@ -70,15 +65,14 @@ class Parts:
         self.driver: Follower | None = None
         self.shipping: Shipping | None = None
         self.copies: CheckpointSource | None = None
-        self.guard: PolicyGuard | None = None
         self.distrusted = ""
         """Why the node serves no more although it could; empty: it may."""
-        self._degrade = DegradeState()
-        self._stop_observing: Callable[[], None] | None = None
-        self._was_met = True
+        self.policy = PolicyPart(member)
         self._heard: tuple[Epoch, str] = (NO_EPOCH, "")
         self._looking: asyncio.Future[None] | None = None
         self._standing_still = False
+        self._was_empty = False
+        self._under_way: set[asyncio.Future[object]] = set()
         self._promotions = Promotions(member)
         self._control = Control(member, self._promotions)
         self._replication = NodeReplication(member)
@@ -97,8 +91,10 @@ class Parts:
         """Start what belongs to a part. Raises KvError."""
         self.serve_again(life)
         if life.role is Role.PRIMARY:
-            self._lead(life, makes_cluster)
+            assert self.shipping is not None, "a log is shipped before anybody acknowledges it"
+            self.policy.lead(life, self.shipping, makes_cluster)
         else:
+            self._was_empty = life.database.log_end().position.revision <= CREATION_REVISION
             self.driver = Follower(self.home, self.floor)
             self.driver.start()
 
@@ -136,10 +132,7 @@ class Parts:
         driver, self.driver = self.driver, None
         if driver is not None:
             await driver.stop()
-        if self._stop_observing is not None:
-            self._stop_observing()
-            self._stop_observing = None
-        self.guard = None
+        self.policy.stop()
         await self.stop_serving()
 
     async def end(self) -> None:
@@ -148,9 +141,34 @@ class Parts:
 
     def tick(self) -> None:
         """Do what time makes due."""
+        self.policy.tick()
         life = self._member.life
         if life is not None and isinstance(life.database.pipeline, ReplayPipeline):
             life.database.pipeline.primary = self.primary_address()
+            self._keep_vow(life)
+
+    def _keep_vow(self, life: Life) -> None:
+        """Obey the epoch that is followed, for good; count for a quorum only with all that may have been acknowledged."""
+        vow, end = self._member.vow, life.database.log_end()
+        heard = self._heard_revision(life)
+        if self._was_empty and heard > CREATION_REVISION:  # a new node of this name: what the old one acknowledged is not here
+            self._was_empty = False
+            self._beside(lambda: vow.note_lost(heard))
+        if end.position.epoch > vow.promised and vow.allows(end.position.epoch):
+            self._beside(lambda: vow.promise(end.position.epoch))
+        if not vow.is_complete and end.position.revision >= vow.needs_revision:
+            self._beside(lambda: vow.complete(end.position.revision))
+
+    def _beside(self, work: Callable[[], object]) -> None:
+        """Do what blocks on a thread; what goes wrong there goes wrong again with the next tick."""
+        task = asyncio.ensure_future(asyncio.to_thread(work))
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[object]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            LOG.warning("the file PROMISE cannot be written: %s", task.exception())
 
     # -- who is primary ---------------------------------------------------------------------------------------------
 
@@ -193,83 +211,15 @@ class Parts:
     @property
     def is_degraded(self) -> bool:
         """Say whether the policy's quorum is given up for now."""
-        return self._degrade.degraded
-
-    def _lead(self, life: Life, makes_cluster: bool) -> None:
-        member, database = self._member, life.database
-        identity = member.identity()
-        epoch, began = database.history.epochs[-1]
-        self._degrade.read(member.watch.notes)
-        quorum = Quorum(identity.name, identity.node_id, epoch, began.revision)
-        assert isinstance(database.pipeline, CommitPipeline), "a primary commits"
-        guard = self.guard = PolicyGuard(database.pipeline, quorum, self._degrade.degraded)
-        assert self.shipping is not None, "a log is shipped before anybody acknowledges it"
-        self.shipping.on_ack = self._on_ack
-
-        def consider() -> None:
-            guard.consider()
-            self._watch_quorum()
-
-        self._stop_observing = database.observe(consider)
-        wanted = member.cluster
-        if makes_cluster and wanted.members:
-            database.submit(SetPolicy(make_policy(wanted.write_quorum, wanted.members)), lambda done: done)
-
-    def _on_ack(self, name: str, ack: Ack) -> None:
-        if self.guard is None:
-            return
-        node_id = next((slot.node_id for slot in self.slots() if slot.name == name), "")
-        verdict = self.guard.on_ack(name, node_id, ack)
-        if verdict in (AckVerdict.LOWERED, AckVerdict.CONTESTED):
-            self._member.world.listener(AcknowledgementSuspect(name, verdict.value))
-
-    def _watch_quorum(self) -> None:
-        """Say once when the quorum is lost, and once when it is met again."""
-        life = self._member.life
-        if self.guard is None or life is None:
-            return
-        marks = life.database.marks
-        is_met = marks.visible >= marks.durable or not str(self.guard.standing())
-        if is_met and not self._was_met:
-            self._member.world.listener(QuorumMet())
-        self._was_met = is_met or self._was_met
-
-    def note_lost_quorum(self) -> None:
-        """Say that writes wait for members that do not acknowledge."""
-        if self.guard is not None and self._was_met:
-            self._was_met = False
-            self._member.world.listener(QuorumLost(str(self.guard.standing())))
+        return self.policy.is_degraded
 
     async def note_policy(self, degraded: bool, reason: str) -> None:
-        """Give the quorum up or return to it: in the register first, then here. Raises KvError."""
-        member, guard = self._member, self.guard
-        life = member.life
-        if guard is None or life is None:
-            raise ReplicationError(Code.FENCED, "this node is no primary", "ask the primary; see: kvctl cluster status")
-        if not degraded and not guard.is_caught_up:
-            what = f"the quorum has not caught up: {guard.standing_by_policy()}"
-            raise ReplicationError(Code.POLICY_UNMET, what, "see how far the members are with: kvctl repl slots")
-        await member.watch.look()
-        self._degrade.read(member.watch.notes)
-        now_ms = member.world.env.clock.now_ms()
-        note = self._degrade.next_note(life.database.history.current, member.identity().name, now_ms, degraded, reason)
-        if note is None:
-            return
-        try:
-            await asyncio.to_thread(member.register.add_note, note)
-        except FileExistsError:
-            what = "another note about the policy was written at the same time"
-            raise ReplicationError(Code.REGISTER_UNAVAILABLE, what, "try again") from None
-        self._degrade.written(note)
-        guard.set_degraded(degraded)
-        member.world.listener(QuorumChanged(degraded, reason))
+        """Give the quorum up or return to it. Raises KvError."""
+        await self.policy.note(degraded, reason)
 
     def on_look(self) -> None:
-        """Take in what the register says about the policy."""
-        with contextlib.suppress(ReplicationError):
-            self._degrade.read(self._member.watch.notes)
-        if self.guard is not None and self.guard.degraded != self._degrade.degraded:
-            self.guard.set_degraded(self._degrade.degraded)
+        """Take in what the register says now."""
+        self.policy.on_look()
 
     # -- who follows ------------------------------------------------------------------------------------------------
 
@@ -282,8 +232,7 @@ class Parts:
         if self.shipping is None:
             raise ReplicationError(Code.FENCED, "the node is changing its part", "try again in a moment")
         self.shipping.drop_slot(name)
-        if self.guard is not None:
-            self.guard.forget(name)
+        self.policy.forget(name)
 
     # -- promises and descriptions ----------------------------------------------------------------------------------
 

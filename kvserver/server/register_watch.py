@@ -11,8 +11,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from kvserver.base.errors import KvError
+from kvserver.base.errors import KvError, ReplicationError
 from kvserver.base.register import EpochRecord, NodeRecord, PolicyNote, Register
+from kvserver.replication.store_register import StoreRegister
 
 LOG = logging.getLogger("kvserver.server")
 
@@ -27,6 +28,8 @@ class RegisterWatch:
         self._on_look = on_look
         self._task: asyncio.Task[None] | None = None
         self._joined: NodeRecord | None = None
+        self._one_look = asyncio.Lock()
+        """One look at a time: of two, the one that began first must not have the last word."""
         self.me: NodeRecord | None = None
         """What the register is to be told of this node; None: nothing yet."""
         self.records: list[EpochRecord] = []
@@ -51,6 +54,10 @@ class RegisterWatch:
 
     async def look(self) -> None:
         """Look now."""
+        async with self._one_look:
+            await self._look()
+
+    async def _look(self) -> None:
         try:
             self.records, self.nodes, self.notes = await asyncio.to_thread(self._read)
             if self.error:
@@ -92,3 +99,21 @@ class RegisterWatch:
         while True:
             await asyncio.sleep(LOOK_S)
             await self.look()
+
+
+class RememberedRegister(StoreRegister):
+    """The register of a follower's start, which only reads: where it cannot be reached, what was seen of it last."""
+
+    def __init__(self, register: StoreRegister, watch: RegisterWatch) -> None:
+        self._register = register
+        self._watch = watch
+        self.id = register.id
+        self.url = register.url
+        self.founded = register.founded
+
+    def records(self) -> list[EpochRecord]:
+        """Return all epochs, as far as they are known."""
+        try:
+            return self._register.records()
+        except (ReplicationError, OSError):
+            return self._watch.records

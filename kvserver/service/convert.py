@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import cast
 
 from kvproto.v1 import errors_pb2, kv_pb2
-from kvserver.base.errors import ConditionFailed, KvError, UnknownNamespace
+from kvserver.base.errors import ConditionFailed, KvError, NotPrimary, UnknownNamespace
 from kvserver.base.limits import MIB
 from kvserver.base.types import Version
+from kvserver.commit.refusals import policy_unmet
+from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.requests import Batch, Committed, Delete, DeleteSpan, Keyed, Mutation, Put
 from kvserver.engine.database import Database
 from kvserver.service import validation
@@ -54,11 +56,20 @@ class Namespaces:
         self._database = database
 
     def find(self, name: str) -> int:
-        """Return the id of a visible namespace. Raises UnknownNamespace, InvalidRequest."""
+        """Return the id of a visible namespace. Raises UnknownNamespace, InvalidRequest.
+
+        Whether a namespace exists that was never heard of is only for a primary to say that shows all that it recovered:
+        NotPrimary on a follower, Refused (POLICY_UNMET) where the policy's quorum is still waited for.
+        """
         try:
             return self._database.namespace_id(name)
         except UnknownNamespace:
             validation.check_namespace_name(name)
+            pipeline, marks = self._database.pipeline, self._database.marks
+            if isinstance(pipeline, ReplayPipeline):
+                raise NotPrimary(pipeline.primary) from None
+            if marks.visible < marks.opened:
+                raise policy_unmet(0, "what was recovered is not shown before it is") from None
             raise
 
 

@@ -27,11 +27,12 @@ import signal
 import socket
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
+from kvserver.base.clock import SystemClock
 from kvserver.testing.process import ServerFailed
 from kvserver.testing.running import START_TIMEOUT_S, ClientOptions, Server
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from kvclient import Client, ClusterStatus, PromotionStep
 
 _FoundT = TypeVar("_FoundT")
+
+CLOCK = SystemClock()
 
 NAMES = ("n1", "n2", "n3")
 """What the nodes of a cluster are called unless told otherwise."""
@@ -277,11 +280,11 @@ class ClusterProcesses:
         return Client(self.endpoints if name is None else self.nodes[name].address, namespace, **options)
 
     def _wait(self, condition: Callable[[], _FoundT | None], timeout_s: float, what: str) -> _FoundT:
-        deadline = time.monotonic() + timeout_s
+        deadline, pause = CLOCK.monotonic() + timeout_s, threading.Event()
         while (found := condition()) is None:
-            if time.monotonic() >= deadline:
+            if CLOCK.monotonic() >= deadline:
                 raise TimeoutError(f"waited {timeout_s:g} s for {what}; {self._said()}")
-            time.sleep(POLL_S)
+            pause.wait(POLL_S)
         return found
 
     def _said(self) -> str:

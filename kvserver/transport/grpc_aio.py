@@ -16,6 +16,7 @@ import grpc
 from kvserver.base.errors import NotServing, OpenRefused
 from kvserver.base.limits import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from kvserver.service.methods import DuplexMethod, FrameMethod, Method, ScanMethod, UnaryMethod
+from kvserver.service.replication_convert import MAX_CHUNK_MESSAGE_BYTES
 from kvserver.transport.context import Serve
 from kvserver.transport.duplex import serve_duplex
 from kvserver.transport.errors import end_with
@@ -38,7 +39,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # A second server on the port must fail, not share its connections.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # What clients are sent is bounded where it is made; a chunk of the log holds at least one whole frame.
+    ("grpc.max_send_message_length", max(MAX_MESSAGE_BYTES, MAX_CHUNK_MESSAGE_BYTES)),
     # No compression: gRPC unpacks a message before it looks at its size, so 4 MiB could be made to fill gigabytes.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),

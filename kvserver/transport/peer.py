@@ -310,7 +310,7 @@ def error_of(failure: grpc.aio.AioRpcError, address: str) -> KvError:
         return ReplicationError(Code.WRONG_PEER, f"{address} does not know how nodes speak to each other: {text}", hint)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return NotServing(f"{address} did not answer in time")
-    cause = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ") or status.name
+    cause = text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").rpartition(": ")[2] or status.name
     return NotServing(f"{address} cannot be reached: {cause}")
 
 
