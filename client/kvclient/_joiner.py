@@ -41,7 +41,7 @@ from typing import Any
 from kvclient import _errors as errors
 from kvclient._channel import MAX_REQUEST_BYTES
 from kvclient._frames import Frame, Kind, Waiter
-from kvclient._retry import Retry
+from kvclient._retry import HOP_ROOM_S, Retry
 from kvproto.v1 import kv_pb2
 
 MAX_FRAMES = 3
@@ -208,7 +208,7 @@ class Joiner:
                 continue
             if error.code == "FRAME_TOO_LARGE" and frame.reads and len(frame.keys) > 1:
                 cut.append(place)
-            elif self._retry.may_hop(error, frame.hops) and now + hop_pause_s < frame.deadlines[place]:
+            elif self._retry.may_hop(error, frame.hops) and now + hop_pause_s + HOP_ROOM_S < frame.deadlines[place]:
                 sent_on.append(place)
             elif self._retry.may_repeat(error, frame.attempt) and now + pause_s < frame.deadlines[place]:
                 again.append(place)

@@ -12,6 +12,9 @@ from kvclient import _errors as errors
 REFUSALS = frozenset({"OVERLOADED", "NOT_WRITTEN", "MEMORY_FULL", "ARCHIVE_BEHIND", "NOT_SERVING", "NOT_PRIMARY", "STALE"})
 """Codes by which a server promises that nothing was carried out, for a reason that passes by itself, or at another node."""
 
+HOP_ROOM_S = 0.25
+"""A call that has less time left is not sent on: without an answer its outcome would be open, and so far it is certain."""
+
 MAX_HOPS = 64
 """How often a call is sent on by nodes that are not the primary, at most; its own limit of time comes first, as a rule."""
 
@@ -84,7 +87,7 @@ class Tries:
         if self._retry.may_hop(error, self._hops):
             self._hops += 1
             pause_s = self._retry.pause_s(self._hops)
-            return pause_s if pause_s < left_s else None
+            return pause_s if pause_s + HOP_ROOM_S < left_s else None
         allowed = self._retry.next_pause_s(error, self._attempt, left_s, writes=writes)
         self._attempt += 1
         return allowed

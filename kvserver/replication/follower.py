@@ -80,8 +80,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._reinit = False
-        self._asked = ""
-        self._refused_source: str | None = None
+        self._asked, self._refused_source = "", ""
         self._tries = 0
         self._troubles = Troubles(floor.listener)
         self._common: Position | None = None
@@ -153,7 +152,7 @@ class Follower:
                 await steps[self.state]()
             except Exception as error:
                 setback = self._troubles.sort(error, self.state, self.source)
-                self._refused_source = self._asked if setback.lasting is Lasting.SOURCE else None
+                self._refused_source = self._asked
                 self.machine.happen(setback.happening, setback.why, setback.lasting)
                 if setback.happening in (Happening.SET_BACK, Happening.LOWER_EPOCH):
                     await self._rest()

@@ -25,7 +25,7 @@ from suite import charts, machine, peers, render
 from suite.figures import Figures
 from suite.plan import FULL, QUICK, Run, Section, Sizes, carry_out, chosen
 from suite.processes import scratch_folder, server_command
-from suite.sections import ablation, archive, crowds, floors, layers, rewrite, stages, throughput, wire
+from suite.sections import ablation, archive, crowds, floors, layers, replication, rewrite, stages, throughput, wire
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 PLOT = "img/bench.svg"
@@ -43,8 +43,9 @@ SECTIONS: list[Section] = [
     layers.Layers(),
     crowds.Crowds(),
     archive.Archive(),
+    replication.Replication(),
 ]
-READING_ORDER = ("floors", "peers", "ablation", "stages", "wire", "rewrite", "layers", "crowds", "archive")
+READING_ORDER = ("floors", "peers", "ablation", "stages", "wire", "rewrite", "layers", "crowds", "archive", "replication")
 
 
 def parse() -> argparse.Namespace:

@@ -216,14 +216,14 @@ async def test_a_store_that_fails_is_told_and_logged(node: Node, kv: AsyncClient
 
 
 async def test_a_hash_whose_caller_hangs_up_is_ended(node: Node, kv: AsyncClient) -> None:
-    assert node.app._copies is not None
+    assert node.app._node.life is not None
     hashing = asyncio.ensure_future(kv.content_hash())
-    await until(lambda: node.app._copies._helpers and node.scratch)  # type: ignore[union-attr]
+    await until(lambda: node.app._node.life.copies._helpers and node.scratch)
     hashing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await hashing
     await until(lambda: node.scratch == [])
-    await until(lambda: not node.app._copies._helpers)  # type: ignore[union-attr]
+    await until(lambda: not node.app._node.life.copies._helpers)
 
 
 def test_a_helper_whose_starter_lives_ends_by_itself_when_it_is_done(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ async def test_what_a_restore_would_take_is_a_warning_where_it_is_much(
 async def test_the_end_of_the_server_is_no_failed_drill_or_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with node_on(tmp_path) as node, AsyncClient(str(node.app.listen)) as kv:
         await kv.put(b"k", b"v")
-        copies, upkeep = node.app._copies, node.part._upkeep
+        copies, upkeep = node.app._node.life.copies, node.part._upkeep
         assert copies is not None and upkeep._task is not None
         upkeep._task.cancel()
         monkeypatch.setattr(upkeep, "step", upkeep.drill)
@@ -80,7 +80,7 @@ async def test_who_waits_for_the_archive_hears_that_the_node_lives(node: Node, m
 async def test_a_hash_that_nobody_waits_for_any_more_costs_no_copy(
     node: Node, kv: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies = node.app._copies
+    copies = node.app._node.life.copies
     assert copies is not None
     made = []
     monkeypatch.setattr(copies, "copy", made.append)

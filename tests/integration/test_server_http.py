@@ -152,10 +152,11 @@ async def test_a_close_that_fails_makes_the_end_a_failure(tmp_path: Path, monkey
 async def test_every_metric_of_the_table_is_exposed_as_the_table_says(tmp_path: Path) -> None:
     archive = (tmp_path / "archive").as_uri()
     async with app_on(tmp_path / "data", "--memory-limit-mb", "100", "--ballast-mb", "0", "--archive", archive) as app:
-        assert app._archive is not None
+        assert app._node.life is not None and app._node.life.archive is not None
         done = (Check(1_000, True, "", 1.0), Check(2_000, False, "", 2.0))
-        app._archive._upkeep.last_verify, app._archive._upkeep.last_drill = done
-        async for _ in app._archive.create_backup():
+        upkeep = app._node.life.archive._upkeep
+        upkeep.last_verify, upkeep.last_drill = done
+        async for _ in app._node.life.archive.create_backup():
             pass
         async with grpc.aio.insecure_channel(str(app.listen)) as channel:
             kv: Any = kv_pb2_grpc.KVStub(channel)

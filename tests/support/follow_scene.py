@@ -10,24 +10,16 @@ async with FollowScene() as scene:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import heapq
-import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
-from kvserver.archive.manifest import EpochManifest
-from kvserver.archive.names import ArchiveNames
-from kvserver.archive.records import ClusterRecord, encode_cluster
-from kvserver.archive.segment_writing import CompressOptions, SegmentCompressor
-from kvserver.archive.store import ObjectExists, Store
+from kvserver.archive.store import Store
 from kvserver.base.environment import Environment
 from kvserver.base.errors import NotServing
 from kvserver.base.events import Event
-from kvserver.base.fs import opened
 from kvserver.base.options import TableOptions
-from kvserver.base.types import NO_EPOCH, Epoch, LogEnd, Role
+from kvserver.base.types import NO_EPOCH, Epoch, Role
 from kvserver.commit.requests import Put
 from kvserver.engine.database import Database
 from kvserver.replication.checkpoint_source import CheckpointSource
@@ -38,8 +30,8 @@ from kvserver.replication.peer import Peer
 from kvserver.replication.shipper import Shipping, Standing
 from kvserver.replication.waiting import to_the_end
 from support.clocks import ManualClock
+from support.follow_parts import Times
 from support.logs import PATHS
-from support.memfs import MemoryFileSystem
 from support.shipping import InlineWorker
 from support.stores import TWIN, do, settle
 from support.twin_tables import TwinTables
@@ -47,41 +39,6 @@ from unit.engine.followed import SHARED, Node, SharedRegister
 
 IDLE_TURNS = 15
 """After so many turns of the loop in which no store moved, nothing but time can go on."""
-
-
-class Times:
-    """Sleeps and timers, in the order in which they end."""
-
-    def __init__(self, clock: ManualClock) -> None:
-        self.clock = clock
-        self._order = itertools.count()
-        self._heap: list[tuple[float, int, Callable[[], None], list[bool]]] = []
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait until so much time has passed."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.call_later(seconds, lambda: None if future.done() else future.set_result(None))
-        await future
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Any:
-        """Call back when so much time has passed."""
-        alive = [True]
-        heapq.heappush(self._heap, (self.clock.monotonic() + seconds, next(self._order), callback, alive))
-
-        class Timer:
-            def cancel(self) -> None:
-                alive[0] = False
-
-        return Timer()
-
-    def advance(self) -> None:
-        """Let time pass until the next one ends."""
-        while self._heap:
-            at, _, callback, alive = heapq.heappop(self._heap)
-            if alive[0]:
-                self.clock.advance_ms(max(0.0, at - self.clock.monotonic()) * 1000)
-                callback()
-                return
 
 
 class SceneNode:
@@ -116,8 +73,6 @@ class SceneNode:
     @property
     def env(self) -> Environment:
         return Environment(self.node.disk, self.scene.clock, random.Random(self.name).randbytes)
-
-    # -- Home
 
     @property
     def vow(self) -> Self:
@@ -160,8 +115,6 @@ class SceneNode:
 
     async def on_hash(self, revision: int, sha256: bytes) -> None:
         self.hashes.append((revision, sha256))
-
-    # -- life
 
     def open(self, role: Role, claimed: Epoch | None = None) -> Database:
         self.db = self.node.open(
@@ -251,8 +204,6 @@ class SceneNode:
 
     follower: Follower
 
-    # -- what tests do
-
     def put(self, *keys: str, value: bytes = b"value") -> int:
         """Write keys, each in a group of its own; return the newest revision."""
         assert self.db is not None
@@ -275,28 +226,6 @@ class SceneNode:
         assert self.db is not None
         self.db.flush()
         settle(self.db)
-
-    def archive(self, store: Store) -> None:
-        """Put all sealed segments into an archive, and list them."""
-        assert self.db is not None
-        names = ArchiveNames(self.cluster_id)
-        with contextlib.suppress(ObjectExists):
-            record = ClusterRecord(self.cluster_id, b"", None, "tester", self.scene.clock.now_ms())
-            store.create(names.cluster, [encode_cluster(record)])
-        manifest: EpochManifest | None = None
-        for info in self.db.sealed_segments():
-            epoch, branch = info.header.epoch, info.header.branch
-            if manifest is None or manifest.epoch != epoch:
-                if manifest is not None:
-                    manifest.close(epoch, branch)
-                manifest = EpochManifest.open(store, names, epoch, branch, "tester", self.scene.clock)
-            with opened(self.node.disk.open(info.path)) as file:
-                options = CompressOptions(block_bytes=4096)
-                compressor = SegmentCompressor(file, info.header, info.end, info.length_bytes, info.path, options)
-                parts = list(compressor.parts())
-            with contextlib.suppress(ObjectExists):
-                store.create(names.segment(compressor.entry.id), parts)
-                manifest.append([compressor.entry])
 
     def of(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -465,9 +394,3 @@ class FollowScene:
             if idle > IDLE_TURNS:
                 idle = 0
                 self.times.advance()
-
-
-def log_end(node: SceneNode) -> LogEnd:
-    """Return where a node's log ends."""
-    assert node.db is not None
-    return node.db.log_end()

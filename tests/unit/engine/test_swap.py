@@ -88,7 +88,7 @@ def test_a_copy_that_lacks_a_part_is_not_taken(missing: str) -> None:
     with pytest.raises(FileNotFoundError):
         begin_swap(env(fs), PATHS, NAMES)
     assert not finish_swap(env(fs), PATHS)
-    assert KEPT | OLD == {path: data for path, data in content(fs).items() if not path.is_relative_to(PATHS.incoming)}
+    assert {path: data for path, data in content(fs).items() if not path.is_relative_to(PATHS.incoming)} == KEPT | OLD
 
 
 def swap(fs: RecordingFileSystem[MemoryFileSystem]) -> None:
@@ -115,7 +115,7 @@ def test_power_lost_at_any_step_leaves_the_old_store_or_becomes_the_new_one(old:
             if not is_new:  # the copy is whole, and can still be taken
                 begin_swap(env(fs), PATHS, NAMES)
                 finish_swap(env(fs), PATHS)
-                assert KEPT | NEW == {path: data for path, data in content(fs).items() if path != PATHS.swap_temporary}
+                assert {path: data for path, data in content(fs).items() if path != PATHS.swap_temporary} == KEPT | NEW
     assert seen > 20 and 0 < new < seen
 
 

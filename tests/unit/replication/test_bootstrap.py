@@ -259,7 +259,7 @@ async def test_no_room_is_said_before_anything_is_written(parts: list[Checkpoint
 
 
 async def test_a_connection_that_breaks_leaves_what_the_next_attempt_removes(parts: list[CheckpointPart]) -> None:
-    fs, env = place()
+    _fs, env = place()
 
     async def broken(at: int) -> AsyncIterator[CheckpointPart]:
         for part in parts[:at]:

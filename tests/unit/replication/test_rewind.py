@@ -208,6 +208,14 @@ def test_tables_that_end_at_the_position_let_the_whole_log_go() -> None:
     assert Follower(fs, base=common).log.end == LogEnd(common, 0, 0)
 
 
+def test_a_segment_that_begins_where_the_tables_end_goes_too_where_nothing_proves_that_others_have_it() -> None:
+    fs, found = made()
+    common = next(position for position in found if position.revision == 4)
+    fs.remove(PATHS.segment(list_segments(fs, PATHS)[0]))
+    rewind(env(fs), PATHS, common, common)
+    assert list_segments(fs, PATHS) == []
+
+
 @pytest.mark.parametrize("change", ["chain", "revision", "epoch", "beyond"])
 def test_a_position_that_the_log_does_not_pass_through_is_refused(change: str) -> None:
     fs, found = made()
