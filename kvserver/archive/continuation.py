@@ -51,8 +51,10 @@ def unarchived(sealed: Sequence[SegmentInfo], standing: Standing) -> list[Segmen
     archived, last_id = standing.archived, standing.last_id
     if archived is None or not tail:
         return tail
-    for index, info in enumerate(tail):
-        if info.header.segment_id == last_id and info.end == archived:
+    for index, info in reversed(list(enumerate(tail))):
+        # Where an epoch was left before its end, the archive may hold more of it, or other segments up to there.
+        is_last = info.header.segment_id == last_id if last_id else info.header.epoch == archived.epoch
+        if is_last and info.end == archived:
             return tail[index + 1 :]
     for index, info in enumerate(tail):
         # Where the log begins at the position itself, only segments that hold nothing can be missing between the two.
@@ -266,9 +268,10 @@ class Continuation:
         end, closing = manifest.entries_end, manifest.closing
         if end is None:
             return manifest.branch if closing is None else closing.branch
-        if closing is None:
-            return end
-        # A store that took its cluster over at a past position has left the epoch there, before others had closed it.
+        if closing is not None and closing.branch.revision > end.revision:
+            return closing.branch  # what is missing before it is a gap for good: nothing is listed behind a closing
+        # The epoch may have been left before its end: by a store that took its cluster over, or whose log did not go further
+        # when it became primary. Others may have closed it before that, or not yet.
         own = [branch for epoch, branch in self._epochs if epoch.number > manifest.epoch.number][:1]
-        left = (one for one in (closing.branch, *own) if one.revision <= end.revision)
+        left = [one for one in ([closing.branch] if closing is not None else []) + own if one.revision <= end.revision]
         return min(left, key=lambda one: one.revision, default=end)

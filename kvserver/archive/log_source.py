@@ -24,6 +24,9 @@ class LogSource(Protocol):
     def epochs(self) -> list[tuple[Epoch, Position]]:
         """Return the epochs of this node's history, each with the position at which it began, oldest first, current last."""
 
+    def foreign_epochs(self) -> frozenset[Epoch]:
+        """Return the epochs that other nodes have claimed in the cluster's register, whether they are of its history or not."""
+
     def on_archived(self, position: Position) -> None:
         """Hear that everything up to a position is archived, was read back, and is listed: the log may let it go."""
 

@@ -55,6 +55,10 @@ class Claims:
             return False
         return any(record.epoch == epoch and self._is_own(record) for record in self._records)
 
+    def foreign(self) -> frozenset[Epoch]:
+        """Return the epochs that other nodes have claimed."""
+        return frozenset(record.epoch for record in self._records if not self._is_own(record))
+
     def _is_own(self, record: EpochRecord) -> bool:
         return self._identity.register == LOCAL or record.node_id == self._identity.node_id
 

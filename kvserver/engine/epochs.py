@@ -14,8 +14,10 @@ class EpochHistory:
     The event loop alone changes it, and by replacing the list: whoever reads it on another thread has one that stays.
     """
 
-    def __init__(self, epochs: list[tuple[Epoch, Position]]) -> None:
+    def __init__(self, epochs: list[tuple[Epoch, Position]], foreign: frozenset[Epoch] = frozenset()) -> None:
         self._epochs = epochs
+        self.foreign = foreign
+        """Epochs that other nodes have claimed, as the register said at the open; not all of them are part of this history."""
 
     @property
     def epochs(self) -> list[tuple[Epoch, Position]]:

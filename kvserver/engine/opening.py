@@ -145,7 +145,7 @@ def _open(asked: OpenRequest, undo: contextlib.ExitStack) -> Opened:
         identity=identity,
         state=tables.state,
         position=log.position,
-        history=EpochHistory(past),
+        history=EpochHistory(past, claims.foreign()),
         log=log,
         space=space if asked.role is Role.PRIMARY else None,
         tables=tables,

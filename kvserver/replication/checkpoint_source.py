@@ -78,6 +78,8 @@ class CheckpointSource:
         self._listener = listener
         self._sleep = sleep
         self._beside = beside
+        self.reserve: Callable[[NodeIdentity, int], None] = lambda identity, revision: None
+        """Told which node was given a copy as of which revision; may hold the log for it. Raises HoldRefused."""
         self._numbers = itertools.count(1)
         self._held: dict[str, int] = {}
         """For each node whose log is held, the number of its newest copy."""
@@ -101,6 +103,7 @@ class CheckpointSource:
             self._hold(identity.name, number, self._database.marks.flushed + 1)
             made = await self._make(folder)
             self._hold(identity.name, number, made.position.revision + 1)
+            self._reserve(identity, made.position.revision)
             files, origin = await self._in_thread(lambda: self._list(folder))
             total = sum(file.length for file in files)
             yield CheckpointPart("", b"", total_files=len(files), total_bytes=total)
@@ -141,8 +144,14 @@ class CheckpointSource:
         try:
             self._database.hold(HOLD + name, revision)
         except HoldRefused as error:
-            raise Refused(Code.OVERLOADED, f"the log is going while it is to be held: {error}", "try again") from error
+            raise _going(error) from error
         self._held[name] = number
+
+    def _reserve(self, identity: NodeIdentity, revision: int) -> None:
+        try:
+            self.reserve(identity, revision)
+        except HoldRefused as error:
+            raise _going(error) from error
 
     def _let_go(self, name: str, number: int) -> None:
         if self._held.get(name) == number:  # or the same node has begun anew meanwhile
@@ -196,6 +205,10 @@ class CheckpointSource:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _going(error: HoldRefused) -> Refused:
+    return Refused(Code.OVERLOADED, f"the log is going while it is to be held: {error}", "try again")
 
 
 def _pieces(fs: FileSystem, file: _Found) -> Iterator[CheckpointPart]:

@@ -153,7 +153,7 @@ class Follower:
             except Exception as error:
                 setback = self._troubles.sort(error, self.state, self.source)
                 self._refused_source = self._asked
-                self.machine.happen(setback.happening, setback.why, setback.lasting)
+                self.machine.suffer(setback.happening, setback.why, setback.lasting)
                 if setback.happening in (Happening.SET_BACK, Happening.LOWER_EPOCH):
                     await self._rest()
 

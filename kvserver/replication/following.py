@@ -110,7 +110,7 @@ class Following:
             return  # before the point, or what this node has
         intake = self.receiving.intake
         if isinstance(body, Chunk):
-            applied = 0
+            await intake.drained()
         applied = self._database.marks.applied
         if applied == self._point and not intake.waiting_bytes:
             self._seen_point, self._point = self._point, 0

@@ -190,6 +190,12 @@ class StateMachine:
             self.counts[old.value, new.value] += 1
         self._listener(StateChanged(old.value, new.value, why))
 
-    def ends_with(self, lasting: Lasting) -> bool:
-        """Say whether it is a failure that this ends."""
-        return self.lasting is lasting
+    def suffer(self, happening: Happening, why: str, lasting: Lasting | None = None) -> None:
+        """Go where the table says about something that went wrong; to FAILED where it says nothing."""
+        try:
+            self.happen(happening, why, lasting)
+        except RuntimeError as mistake:
+            old, self.state = self.state, FollowerState.FAILED
+            self.reason, self.lasting = f"a mistake in the program: {mistake}", Lasting.OPERATOR
+            self.counts[old.value, self.state.value] += old is not self.state
+            self._listener(StateChanged(old.value, self.state.value, self.reason))

@@ -40,6 +40,10 @@ class NodeLog:
         """Return each epoch of the node's history with the position at which it began, oldest first."""
         return self._database.history.epochs
 
+    def foreign_epochs(self) -> frozenset[Epoch]:
+        """Return the epochs that other nodes have claimed in the cluster's register."""
+        return self._database.history.foreign
+
     def free_bytes(self) -> int:
         """Return what can still be written to the data folder's disk. Raises OSError."""
         return self._env.fs.free_bytes(self._data_dir)

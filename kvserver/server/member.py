@@ -30,11 +30,13 @@ from kvserver.base.identity_file import parse_identity
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Identity, Role
+from kvserver.engine.swap import discard_incoming
 from kvserver.replication import store_register
 from kvserver.replication.messages import NodeIdentity, Promised
 from kvserver.replication.register_records import Founded
 from kvserver.replication.store_register import StoreRegister
 from kvserver.replication.vow import Vow
+from kvserver.replication.waiting import to_the_end
 from kvserver.server.config import Address, ClusterConfig
 from kvserver.server.life import Birth, Life, World
 from kvserver.server.parts import Parts
@@ -155,6 +157,7 @@ class Member:
             self._kept = await asyncio.to_thread(self._read_identity)
         if role is Role.PRIMARY:
             await self.watch.look()  # what was noted about the policy before this epoch began holds for it
+            await asyncio.to_thread(discard_incoming, self.world.env, self.paths)
         self.fenced = ""
         self.life = life
         self.watch.me = self.me()
@@ -230,17 +233,24 @@ class Member:
             raise
 
     async def reopen(self, prepare: Callable[[], None]) -> None:
-        """Close the store, have it prepared on a thread, and open it again, as follower. Raises what ``prepare`` raises."""
+        """Close the store, have it prepared on a thread, and open it again, as follower. Raises what ``prepare`` raises.
+
+        Whoever waits for its turn may be cancelled: a promise holds ``changing`` and ends what is under way. From then on it is
+        carried out to its end.
+        """
         async with self.changing:
-            life, self.life = self.life, None
-            self._on_life(None)
-            await self.parts.stop_serving()
-            if life is not None:
-                await life.end()
-            try:
-                await asyncio.to_thread(prepare)
-            finally:
-                await self._begin_again()
+            await to_the_end(self._reopen(prepare))
+
+    async def _reopen(self, prepare: Callable[[], None]) -> None:
+        life, self.life = self.life, None
+        self._on_life(None)
+        await self.parts.stop_serving()
+        if life is not None:
+            await life.end()
+        try:
+            await asyncio.to_thread(prepare)
+        finally:
+            await self._begin_again()
 
     async def _begin_again(self) -> None:
         """Open the store as follower below a driver that goes on."""

@@ -72,6 +72,7 @@ class Parts:
         self._looking: asyncio.Future[None] | None = None
         self._standing_still = False
         self._was_empty = False
+        self._known_primary = ""
         self._under_way: set[asyncio.Future[object]] = set()
         self._promotions = Promotions(member)
         self._control = Control(member, self._promotions)
@@ -117,6 +118,7 @@ class Parts:
         self.shipping.on_higher_epoch = self._on_higher_epoch
         self.shipping.start()
         self.copies = CheckpointSource(member.world.env, member.paths, life.database, member.world.listener)
+        self.copies.reserve = self.shipping.reserve
 
     async def stop_serving(self) -> None:
         """Ship no more, and copy no more: the store is about to be closed."""
@@ -220,6 +222,10 @@ class Parts:
     def on_look(self) -> None:
         """Take in what the register says now."""
         self.policy.on_look()
+        known = self.primary_address()
+        if self.driver is not None and known != self._known_primary:
+            self.driver.wake()
+        self._known_primary = known
 
     # -- who follows ------------------------------------------------------------------------------------------------
 

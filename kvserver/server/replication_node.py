@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from kvserver.base.errors import NotServing
 from kvserver.base.types import Epoch
-from kvserver.replication.messages import Ack, CheckpointPart, Description, Envelope, Hello, NodeIdentity, Promised
+from kvserver.replication.messages import Accepted, Ack, CheckpointPart, Description, Envelope, Hello, NodeIdentity, Promised
 from kvserver.server.ports import MemberPort
 
 
@@ -28,10 +28,10 @@ class NodeReplication:
             raise _changing()
         self._member.parts.raise_distrusted()
         source = self._member.parts.copies
-        if source is not None:
-            source.following(hello.identity.name)
         async with aclosing(shipping.ship(hello, acks)) as envelopes:
             async for envelope in envelopes:
+                if source is not None and isinstance(envelope.body, Accepted):
+                    source.following(hello.identity.name)  # its slot holds what it needs from here on
                 yield envelope
 
     async def checkpoint(self, identity: NodeIdentity) -> AsyncGenerator[CheckpointPart, None]:

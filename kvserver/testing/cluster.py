@@ -86,6 +86,11 @@ class ClusterServer(Server):
         return bool(self._lives)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What its next process finds in its environment beside what this one does; may be changed, to arm failpoints say."""
+        return self._environment
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """The flags that its next start adds to folder and address."""
         return (*self._usual_flags, *(self._first_flags if self.is_new else ()))
@@ -142,12 +147,13 @@ class ClusterProcesses:
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
         on_line: OnLine | None = None,
+        node_flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Name the nodes, and start none.
 
-        ``flags`` are added for every node. ``write_quorum`` of ``members`` (all nodes unless named) is the policy of a cluster
-        that is made; 0: asynchronous. ``ports``: one for each node, free ones unless given; ``http_ports`` likewise, none
-        without. ``on_line`` is told what the nodes print.
+        ``flags`` are added for every node, ``node_flags`` for single ones, by name. ``write_quorum`` of ``members`` (all nodes
+        unless named) is the policy of a cluster that is made; 0: asynchronous. ``ports``: one for each node, free ones unless
+        given; ``http_ports`` likewise, none without. ``on_line`` is told what the nodes print.
         """
         self.folder = folder
         self.register_url = (folder / "register").absolute().as_uri()
@@ -165,7 +171,14 @@ class ClusterProcesses:
             else:
                 first = []
             self.nodes[name] = ClusterServer(
-                name, (*own, *flags), folder / name, first, environment, start_timeout_s, on_line, listen
+                name,
+                (*own, *flags, *(node_flags or {}).get(name, ())),
+                folder / name,
+                first,
+                environment,
+                start_timeout_s,
+                on_line,
+                listen,
             )
 
     def __getitem__(self, name: str) -> ClusterServer:

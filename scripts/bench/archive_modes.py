@@ -143,6 +143,10 @@ class Source:
         header = self._segments[0].header
         return [(header.epoch, header.branch)]
 
+    def foreign_epochs(self) -> frozenset[Epoch]:
+        """Return none: there is one node."""
+        return frozenset()
+
     def on_archived(self, position: Position) -> None:
         """Hear how far the archive is."""
 

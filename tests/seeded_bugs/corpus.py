@@ -310,7 +310,7 @@ CORPUS = (
     SeededBug(
         "frozen_at_what_is_durable",
         "kvserver/engine/flushing.py",
-        (("        self._view.freeze(self._marks.assigned)\n", "        self._view.freeze(self._marks.durable)\n"),),
+        (("        self._view.freeze(self._marks.applied)\n", "        self._view.freeze(self._marks.durable)\n"),),
         CAMPAIGN,
         "the memtable holds more than the table that is built for it, and goes nevertheless",
     ),
@@ -343,15 +343,15 @@ CORPUS = (
     ),
     SeededBug(
         "copy_claims_an_epoch_of_its_parent",
-        "kvserver/engine/opening.py",
-        (("    copied = origin.position.epoch.number if origin is not None else 0\n", "    copied = 0\n"),),
+        "kvserver/engine/claiming.py",
+        (("copied = self._origin.position.epoch.number if self._origin is not None else 0\n", "copied = 0\n"),),
         CHECKPOINT,
         "a session of one store is taken for one of the other",
     ),
     SeededBug(
         "write_of_a_lost_stream_is_sent_again",
         "client/kvclient/_joiner.py",
-        (("if (frame.reads or not carried_out) and", "if"),),
+        (("if (frame.repeatable or not carried_out) and", "if"),),
         JOINER,
         "a write that is on disk already is carried out a second time, over what others wrote in between",
     ),

@@ -80,6 +80,10 @@ class DatabaseLog:
         """Return the epochs of the store's history."""
         return list(self._world.database.history._epochs)
 
+    def foreign_epochs(self) -> frozenset[Epoch]:
+        """Return the epochs that other nodes have claimed."""
+        return self._world.database.history.foreign
+
     def on_archived(self, position: Position) -> None:
         """Let the store hear of it."""
         self.archived.append(position)

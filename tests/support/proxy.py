@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +136,7 @@ class Network:
         for name in self._names:
             server = await asyncio.start_server(self._taker(name), "127.0.0.1", 0)
             self._servers.append(server)
-            self._addresses[name] = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+            self._addresses[name] = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def _end(self) -> None:
         for server in self._servers:
@@ -217,8 +216,8 @@ def _inode_of(port: int) -> str | None:
 def _sockets_of(pid: int) -> set[str]:
     found = set()
     with contextlib.suppress(OSError):
-        for link in os.scandir(f"/proc/{pid}/fd"):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(link.path)):
+                if match := re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink())):
                     found.add(match[1])
     return found

@@ -100,7 +100,7 @@ def test_segments_before_a_hole_were_archived_once_and_came_back() -> None:
 def continuation(world: World, store: Store) -> Continuation:
     """Return one for the node's archive in a store."""
     record = ClusterRecord(world.names.cluster_id, b"", None, "tester", 1)
-    return Continuation(store, world.names, record, world.log.epochs(), "tester", world.clock)
+    return Continuation(store, world.names, record, world.log.epochs(), frozenset(), "tester", world.clock)
 
 
 def tried(step: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from unit.docs.documents import ROOT, section
 README = "README.md"
 ENDPOINT = "127.0.0.1:7400"
 SECOND = "127.0.0.1:7401"
+NODES = 3
+HTTP_ABOVE = 80
+"""The HTTP port of a node of ``make run`` is so far above its own."""
+PROMOTABLE = ".venv/bin/kvctl -E 127.0.0.1:{} promote --dry-run > /dev/null 2>&1"
+"""A new follower looks once a second whether it has all that there was when it joined; people are slower than that."""
 
 
 def _block(title: str, language: str, number: int = 0) -> str:
@@ -61,9 +67,25 @@ def server(folder: Path, environment: dict[str, str]) -> Iterator[None]:
             assert process.wait(30) == 0
 
 
+def _free_ports_in_a_row() -> int:
+    """Return the first of some ports in a row, each free together with the one that is ``HTTP_ABOVE`` it."""
+    for first in range(20_000, 30_000, 2 * HTTP_ABOVE):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for number in range(NODES):
+                for port in (first + number, first + number + HTTP_ABOVE):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise AssertionError("no ports are free")
+
+
 def _run(script: str, folder: Path, environment: dict[str, str]) -> str:
-    """Run a script in a process group of its own, of which nothing is left afterwards."""
+    """Run a script on ports of its own."""
     script = script.replace(ENDPOINT, environment["KVCTL_ENDPOINT"]).replace(SECOND, f"127.0.0.1:{_free_port()}")
+    return _run_as_it_is(script, folder, environment)
+
+
+def _run_as_it_is(script: str, folder: Path, environment: dict[str, str]) -> str:
+    """Run a script in a process group of its own, of which nothing is left afterwards."""
     with subprocess.Popen(
         ["bash", "-c", script],
         cwd=folder,
@@ -82,19 +104,67 @@ def _run(script: str, folder: Path, environment: dict[str, str]) -> str:
     return output
 
 
+@pytest.fixture
+def cluster(folder: Path, environment: dict[str, str]) -> Iterator[int]:
+    """What ``make run`` does, on ports of its own; the first of them."""
+    first = _free_ports_in_a_row()
+    shared = {name: value for name, value in environment.items() if not name.startswith("KVSERVER_")}
+    words = [ROOT / "scripts/cluster/run.py", "--data-dir", "data/cluster", "--first-port", str(first)]
+    with subprocess.Popen(
+        [folder / ".venv/bin/python", *words], cwd=folder, env=shared, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert any("Ctrl-C stops" in line for line in process.stdout), "it ended before it served"
+            drained = threading.Thread(target=process.stdout.read)
+            drained.start()
+            yield first
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            drained.join()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_primary_dies_in_the_first_tour_and_all_three_hold_the_same(
+    folder: Path, environment: dict[str, str], cluster: int
+) -> None:
+    told = {name: value for name, value in environment.items() if not name.startswith("KVSERVER_")}
+    told["KVCTL_ENDPOINT"] = f"127.0.0.1:{cluster}"
+
+    def run(number: int) -> str:
+        script = re.sub(
+            r"127\.0\.0\.1:740([012])", lambda match: f"127.0.0.1:{cluster + int(match[1])}", _block("Try it", "sh", number)
+        )
+        return _run_as_it_is("set -e\n" + script, folder, told)
+
+    looked = run(1)
+    assert "imported 200 records" in looked
+    assert looked.count("follower  ") == NODES - 1
+    assert len(re.findall(r"^pkg/", looked, re.MULTILINE)) == NODES, "a follower serves the scan"
+    _run_as_it_is(f"until {PROMOTABLE.format(cluster + 1)}; do sleep 0.1; done", folder, told)
+    promoted = run(2)
+    assert "UNREACHABLE" in promoted
+    assert "is primary under epoch 2" in promoted
+    returned = run(3)
+    hashes = re.findall(r"\b[0-9a-f]{64}\b", returned)
+    assert len(hashes) == NODES and len(set(hashes)) == 1, returned
+
+
 @pytest.mark.usefixtures("server")
 def test_the_first_commands_and_the_example_work(folder: Path, environment: dict[str, str]) -> None:
-    output = _run("set -e\n" + _block("Try it", "sh", 1), folder, environment)
+    output = _run("set -e\n" + _block("One node", "sh"), folder, environment)
     assert "hello" in output
     assert "imported 200 records" in output
-    example = _block("Try it", "python")
+    example = _block("One node", "python")
     assert len(example.split("\n\n")[0].splitlines()) + len(example.split("\n\n")[1].splitlines()) == 5, "five lines"
     assert _run(f".venv/bin/python - <<'END'\n{example}END", folder, environment).startswith("b'hello' ")
 
 
 @pytest.mark.usefixtures("server")
 def test_the_commands_about_the_past_and_copies_work(folder: Path, environment: dict[str, str]) -> None:
-    output = _run("set -e\n" + _block("Try it", "sh", 2), folder, environment)
+    output = _run("set -e\n" + _block("One node", "sh", 1), folder, environment)
     assert "\nred" in output, "the value of the revision before the last"
     assert f"--data-dir {folder}/data/copy" in output, "what opens the copy"
     assert (folder / "data" / "copy" / "ORIGIN").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,13 +15,17 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import Code, KvError, NotServing, Refused
 from kvserver.base.paths import DataPaths
 from kvserver.base.replication_events import CopySent
+from kvserver.engine.obsolete_files import HoldRefused
+from kvserver.engine.swap import begin_swap, finish_swap, swap_names
 from kvserver.replication.bootstrap import CopyRefused, fetch_copy
 from kvserver.replication.checkpoint_source import HOLD, LINGER_S, PIECE_BYTES
 from kvserver.replication.messages import CheckpointPart
 from kvserver.storage.origin import read_origin
+from support.crashes import record_crash_points, sampled_states
 from support.follow_scene import FollowScene, SceneNode
 from support.logs import PATHS
 from support.memfs import MemoryFileSystem
+from support.recordfs import RecordingFileSystem
 
 INCOMING = DataPaths(PATHS.incoming)
 
@@ -133,6 +139,25 @@ async def test_a_checkpoint_that_fails_is_told_and_leaves_nothing(monkeypatch: p
 
         monkeypatch.setattr(a.db, "checkpoint", full)
         with pytest.raises(Refused):
+            await sent(a)
+        await scene.pass_s(1)
+        assert a.node.disk.list_dir(PATHS.scratch) == []
+        assert HOLD + "b" not in holds(a)
+
+
+async def test_whoever_is_given_a_copy_is_reserved_the_log_behind_it() -> None:
+    async with FollowScene() as scene:
+        a = source_of(scene)
+        told: list[tuple[str, int]] = []
+        a.checkpoints.reserve = lambda identity, revision: told.append((identity.name, revision))
+        parts = await sent(a)
+        assert told == [("b", parts[-1].position.revision)]
+
+        def refuse(identity: Any, revision: int) -> None:
+            raise HoldRefused("it is gone")
+
+        a.checkpoints.reserve = refuse
+        with pytest.raises(Refused, match="going"):
             await sent(a)
         await scene.pass_s(1)
         assert a.node.disk.list_dir(PATHS.scratch) == []
@@ -280,3 +305,36 @@ async def test_a_copy_of_a_store_that_holds_nothing_is_one_too() -> None:
         _, env = place()
         copied = await fetch_copy(env, PATHS, feed(found), inline)
         assert copied.position == found[-1].position and copied.position.revision == 1
+
+
+async def test_power_lost_at_any_step_leaves_no_store_or_a_whole_one() -> None:
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        a.put("x")
+        sent_parts = await sent(a)
+    fs, _ = place()
+    wanted = {part.file: part.data for part in sent_parts if part.file}
+
+    def run(recording: RecordingFileSystem[MemoryFileSystem]) -> None:
+        env = Environment(fs=recording)
+        coroutine = fetch_copy(env, PATHS, feed(sent_parts), inline)
+        with contextlib.suppress(StopIteration):
+            coroutine.send(None)
+        begin_swap(env, PATHS, swap_names(PATHS))
+        recording.mark("decided")
+        finish_swap(env, PATHS)
+
+    seen = {True: 0, False: 0}
+    for point in record_crash_points(fs, run):
+        for state in sampled_states(point.disk, random.Random(2), 10):
+            env = Environment(fs=state.disk)
+            finish_swap(env, PATHS)
+            is_there = state.disk.exists(PATHS.tables)
+            seen[is_there] += 1
+            assert is_there or not point.marks("decided")
+            if is_there:
+                found = {path.name: data for path, data in state.disk.contents().items() if PATHS.swap_temporary != path}
+                assert found == wanted, str(state)
+                assert read_origin(env, PATHS) is not None
+                assert state.disk.list_dir(PATHS.wal) == []
+    assert seen[True] > 5 and seen[False] > 20

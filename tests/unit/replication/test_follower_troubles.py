@@ -195,14 +195,24 @@ async def test_nothing_beyond_a_hash_point_is_taken_before_all_up_to_it_is_appli
         point = a.put("x") + 2
         a.shipping.announce(point)
         taken: list[int] = []
+        tasks: list[asyncio.Future[None]] = []
         receive = b.db.receive
 
-        def watched(segment_id: int, offset: int, data: bytes) -> Ticket[LogEnd]:
+        def slow(segment_id: int, offset: int, data: bytes) -> Ticket[LogEnd]:
             taken.append(first_revision(Chunk(segment_id, offset, data)))
             assert taken[-1] <= point or b.points, "it was not looked at yet"
-            return receive(segment_id, offset, data)
+            ticket: Ticket[LogEnd] = Ticket(None, lambda end: end)
 
-        b.db.receive = watched  # type: ignore[method-assign]
+            async def later() -> None:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                ticket.decide(await receive(segment_id, offset, data))
+                ticket.complete()
+
+            tasks.append(asyncio.ensure_future(later()))
+            return ticket
+
+        b.db.receive = slow  # type: ignore[method-assign]
         a.put("1", "2", "3", "4")
         await scene.until(shows(b, point + 2))
         assert b.points == [(point, point)]

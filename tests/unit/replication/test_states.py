@@ -116,7 +116,7 @@ def test_a_failure_says_what_ends_it_and_nothing_else_does() -> None:
     with pytest.raises(RuntimeError):
         machine.happen(Happening.ACCEPTED, "it is", Lasting.TIME)
     machine.happen(Happening.REFUSED, "a stranger", Lasting.SOURCE)
-    assert machine.ends_with(Lasting.SOURCE) and not machine.ends_with(Lasting.TIME)
+    assert machine.lasting is Lasting.SOURCE
     machine.happen(Happening.SOURCE_CHANGED, "another one")
     assert machine.lasting is None
 
@@ -127,3 +127,14 @@ def test_every_state_can_be_left_and_every_happening_can_happen() -> None:
     assert set(TRANSITIONS.values()) == set(FollowerState)
     for state in FollowerState:
         assert TRANSITIONS[state, Happening.REINIT] is FollowerState.RESTORING, "an operator can always have it fetched anew"
+
+
+def test_what_goes_wrong_and_is_no_row_is_a_failure_that_somebody_hears_of() -> None:
+    events: list[Event] = []
+    machine = StateMachine(FollowerState.WAL_GONE, "begin", events.append)
+    machine.suffer(Happening.SET_BACK, "the archive is down")
+    assert machine.state is FollowerState.WAL_GONE
+    machine.suffer(Happening.REFUSED, "a stranger", Lasting.SOURCE)
+    assert machine.state is FollowerState.FAILED and machine.lasting is Lasting.OPERATOR
+    assert "a stranger" in machine.reason
+    assert isinstance(events[-1], StateChanged) and events[-1].new == "FAILED"

@@ -48,7 +48,7 @@ class FakeDatabase:
     def __init__(self) -> None:
         self.identity = Identity(CLUSTER_ID, "id", "tester", 2, 0, "local")
         self.history = types.SimpleNamespace(current=Epoch(3, 77))
-        self.marks = types.SimpleNamespace(assigned=22, applied=21, durable=20, visible=20, flushed=15)
+        self.marks = types.SimpleNamespace(assigned=22, applied=21, durable=20, visible=20, flushed=15, opened=0)
         self.pipeline = types.SimpleNamespace(failure=None)
         self.log = types.SimpleNamespace(chain=CHAIN, segments=4, total_bytes=4_000, space_error="")
         self.tables = TableFigures(6, 6_000, 2, 200)
