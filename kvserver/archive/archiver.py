@@ -23,7 +23,7 @@ from typing import Any
 from kvserver.archive.backlog import Backlog
 from kvserver.archive.continuation import NOTHING, Continuation, Standing, unarchived
 from kvserver.archive.crew import Crew, Done, Job, perform
-from kvserver.archive.errors import ArchiveFenced
+from kvserver.archive.errors import ArchiveFenced, ArchiveOvertaken
 from kvserver.archive.failures import Failures
 from kvserver.archive.log_source import ArchiveFigures, ArchiverOptions, LogSource
 from kvserver.archive.names import ArchiveNames
@@ -90,6 +90,7 @@ class Archiver:
         self._standing: Standing | None = None
         """None until the archive has said where it stands."""
         self._begin: Position | None = None
+        self._untold: Position | None = None
         self._fenced: ArchiveFenced | None = None
         self._uploading: set[int] = set()
         self._put: dict[int, Put] = {}
@@ -224,6 +225,7 @@ class Archiver:
         if self._hurried:
             self._hurried = False
             self._failures.hurry()
+        self._tell_log()
         # A start finds segments that are archived already; it must not refuse writes before the archive could say so.
         weighs = self._standing is not None or self._failures.total > 0 or self._fenced is not None
         try:
@@ -310,8 +312,8 @@ class Archiver:
         """Find out where the archive stands; on the manifest's thread."""
         if self._store is None:
             self._store = self._store_factory()
-        clock, epochs = self._env.clock, self._source.epochs()
-        continuation = Continuation(self._store, self._names, self._cluster, epochs, self._node_name, clock)
+        epochs, foreign = self._source.epochs(), self._source.foreign_epochs()
+        continuation = Continuation(self._store, self._names, self._cluster, epochs, foreign, self._node_name, self._env.clock)
         standing = continuation.resume(self._source.sealed())
         self._continuation = continuation
         self._uploader = Uploader(self._env, self._store, self._names, self._options, self._throttle)
@@ -322,7 +324,9 @@ class Archiver:
     def _finish(self, done: Done) -> None:
         job, result = done
         job.ended()
-        if isinstance(result, ArchiveFenced):
+        if isinstance(result, ArchiveOvertaken):
+            self._continuation = None  # whoever was primary before still archives: see how far it has come
+        elif isinstance(result, ArchiveFenced):
             self._fence(result)
         elif isinstance(result, Exception):
             if not isinstance(result, _Stopped):
@@ -377,9 +381,17 @@ class Archiver:
 
     def _advance(self, position: Position) -> None:
         """Tell the log, and those who wait, how far the archive is."""
-        self._source.on_archived(position)
+        self._untold = position
+        self._tell_log()
         failpoints.hit("archive.after_mark")
         self.wake()
+
+    def _tell_log(self) -> None:
+        """Tell the log, once it shows that much: a new primary may still wait for what another one has shown and archived."""
+        position = self._untold
+        if position is not None and position.revision <= self._source.visible_revision():
+            self._untold = None
+            self._source.on_archived(position)
 
     def _fence(self, error: ArchiveFenced) -> None:
         """Archive nothing any more."""

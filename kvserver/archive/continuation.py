@@ -8,15 +8,19 @@ not do, because the last segment of an epoch may hold nothing. Where no segment 
     it ends elsewhere in the log, or behind it another history was archived here: a copy of this node is in use, or this one
                                                was set back to an old copy of its folder. Nothing is written; people decide
 
-Older epochs are finished and closed before the current one is gone on with.
+Older epochs are finished and closed before the current one is gone on with. Where another node was primary in one of them, it
+may have archived more of it than this node's log has: that is no part of history, and the archive goes on behind the place where
+this node's history left the epoch. It may even go on archiving until its epoch is closed; then it is looked again where the
+archive stands (``ArchiveOvertaken``). A node that was alone, or primary in both epochs, cannot have left one before its archived
+end: it was set back. An epoch that closed an older one and is not part of history was given up by those who know of its claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from kvserver.archive.errors import ArchiveFenced, damaged
+from kvserver.archive.errors import ArchiveFenced, ArchiveOvertaken, damaged
 from kvserver.archive.manifest import EpochManifest
 from kvserver.archive.manifest_chain import at_text, read_capped
 from kvserver.archive.names import ArchiveNames, parse_manifest
@@ -86,14 +90,19 @@ class Continuation:
         names: ArchiveNames,
         cluster: ClusterRecord,
         epochs: Sequence[tuple[Epoch, Position]],
+        foreign: Collection[Epoch],
         node_name: str,
         clock: Clock,
     ) -> None:
-        """``epochs``: this node's history, oldest first, each with the position at which it began; the last is the current."""
+        """``epochs``: this node's history, oldest first, each with the position at which it began; the last is the current.
+
+        ``foreign``: those that other nodes have claimed in the cluster's register; also such as are not of this history.
+        """
         self._store = store
         self._names = names
         self._cluster = cluster
         self._epochs = list(epochs)
+        self._foreign = frozenset(foreign)
         self._node_name = node_name
         self._clock = clock
         self._manifest: EpochManifest | None = None
@@ -136,9 +145,12 @@ class Continuation:
     def append(self, entries: Sequence[SegmentEntry]) -> list[Gap]:
         """List segments that follow one another, oldest first; return the gaps that had to be recorded, each of them once.
 
-        May be made again after a failure. Raises ArchiveFenced, StoreError; ValueError where an entry does not continue what is
-        listed.
+        May be made again after a failure. Raises ArchiveOvertaken where another node has gone on with an older epoch meanwhile:
+        ``resume`` says how far. Raises ArchiveFenced, StoreError; ValueError where an entry does not continue what is listed.
         """
+        return self._unless_fenced(lambda: self._append(entries))
+
+    def _append(self, entries: Sequence[SegmentEntry]) -> list[Gap]:
         at = 0
         if self._manifest is not None:  # an attempt before this one has come further, and has closed what those belong to
             at = sum(entry.start.epoch.number < self._manifest.epoch.number for entry in entries)
@@ -152,8 +164,20 @@ class Continuation:
     def close_older(self) -> list[Gap]:
         """Close the older epoch's manifest, whose segments are all listed; return what gaps had to be recorded for that.
 
-        Raises ArchiveFenced where it was closed by an epoch that is not this node's; StoreError.
+        Raises ArchiveOvertaken, as ``append`` does; ArchiveFenced where it was closed by an epoch that is not this node's;
+        StoreError.
         """
+        return self._unless_fenced(self._close_older)
+
+    def _unless_fenced(self, step: Callable[[], list[Gap]]) -> list[Gap]:
+        try:
+            return step()
+        except ArchiveOvertaken as error:
+            if self._manifest is None or self._manifest.epoch == self._epochs[-1][0]:
+                raise ArchiveFenced(error.what) from error
+            raise
+
+    def _close_older(self) -> list[Gap]:
         manifest = self._manifest
         if manifest is None or manifest.epoch == self._epochs[-1][0]:
             return []
@@ -233,10 +257,12 @@ class Continuation:
         history.
         """
         parsed = (parse_manifest(info.name) for info in self._store.list(self._names.manifests))
-        newest = max((one[0] for one in parsed if one is not None), default=None)
+        own = {epoch.number for epoch, _ in self._epochs}
+        given_up = {epoch.number for epoch in self._foreign if epoch.number < max(own)} - own
+        newest = max((one[0] for one in parsed if one is not None and one[0] not in given_up), default=None)
         if newest is None:
             return None
-        if newest not in {epoch.number for epoch, _ in self._epochs}:
+        if newest not in own:
             raise ArchiveFenced(f"it goes on with epoch {newest}, which is not part of this node's history")
         return self._open(next(epoch for epoch, _ in self._epochs if epoch.number == newest))
 
@@ -254,10 +280,15 @@ class Continuation:
         """
         closing = manifest.closing
         assert closing is not None
-        is_ours = any(epoch == closing.by for epoch, _ in self._epochs)
+        is_ours = any(epoch == closing.by for epoch, _ in self._epochs) or self._is_given_up(closing.by)
         if manifest.epoch == self._epochs[-1][0] or (in_log and not is_ours):
             raise ArchiveFenced(f"epoch {closing.by.number} has closed the manifest of this node's epoch {manifest.epoch.number}")
         manifest.close(*self._successor(manifest.epoch))
+
+    def _is_given_up(self, epoch: Epoch) -> bool:
+        """Say whether an epoch was another node's, and history went on without it."""
+        current = self._epochs[-1][0]
+        return epoch in self._foreign and epoch.number < current.number and all(epoch != one for one, _ in self._epochs)
 
     def _successor(self, epoch: Epoch) -> tuple[Epoch, Position]:
         """Return the epoch that follows another one in this node's history, with the position at which it began."""
@@ -266,12 +297,16 @@ class Continuation:
     def _end_of(self, manifest: EpochManifest) -> Position | None:
         """Return where the archive stands by a manifest: where its epoch was left, if that is before its end."""
         end, closing = manifest.entries_end, manifest.closing
+        if closing is not None and self._is_given_up(closing.by):
+            closing = None
         if end is None:
             return manifest.branch if closing is None else closing.branch
         if closing is not None and closing.branch.revision > end.revision:
             return closing.branch  # what is missing before it is a gap for good: nothing is listed behind a closing
-        # The epoch may have been left before its end: by a store that took its cluster over, or whose log did not go further
-        # when it became primary. Others may have closed it before that, or not yet.
-        own = [branch for epoch, branch in self._epochs if epoch.number > manifest.epoch.number][:1]
-        left = [one for one in ([closing.branch] if closing is not None else []) + own if one.revision <= end.revision]
-        return min(left, key=lambda one: one.revision, default=end)
+        left = [closing.branch] if closing is not None else []
+        following = [one for one in self._epochs if one[0].number > manifest.epoch.number][:1]
+        for epoch, branch in following:
+            # A store that took its cluster over at a past position has left the epoch there, before others had closed it.
+            if closing is not None or not self._foreign.isdisjoint((manifest.epoch, epoch)):
+                left.append(branch)
+        return min((one for one in left if one.revision <= end.revision), key=lambda one: one.revision, default=end)

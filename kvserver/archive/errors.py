@@ -24,6 +24,10 @@ class ArchiveFenced(KvError):
         self.what = what
 
 
+class ArchiveOvertaken(ArchiveFenced):
+    """Another node has written a record first. Of an older epoch whoever closes it looks again and goes on; others are fenced."""
+
+
 def damaged(name: str, offset: int, what: str) -> Corruption:
     """Return the error that an object of the archive does not check."""
     return Corruption(name, offset, what, _VERIFY)

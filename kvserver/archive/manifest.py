@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 
-from kvserver.archive.errors import ArchiveFenced, damaged
+from kvserver.archive.errors import ArchiveFenced, ArchiveOvertaken, damaged
 from kvserver.archive.manifest_chain import at_text, check_continues, check_gap, epoch_start, read_capped, read_chained
 from kvserver.archive.names import ArchiveNames
 from kvserver.archive.records import (
@@ -152,7 +152,7 @@ class EpochManifest:
                 self._settle()
             except ArchiveFenced:
                 self._read_past()
-        raise ArchiveFenced(f"the manifest of epoch {self.epoch.number} is being continued by another node")
+        raise ArchiveOvertaken(f"the manifest of epoch {self.epoch.number} is being continued by another node")
 
     def _check(self, entries: Sequence[SegmentEntry], gap: Gap | None) -> None:
         at = self._end
@@ -208,7 +208,7 @@ class EpochManifest:
                 found = b""
             if found != data:
                 self._offered = None
-                raise ArchiveFenced(f"another node has written record {record.number} of epoch {self.epoch.number}") from error
+                raise ArchiveOvertaken(f"another node has written record {record.number} of epoch {self.epoch.number}") from error
             if isinstance(error, StoreUnavailable):
                 _make_durable(self._store, name, data)
         self._offered = None

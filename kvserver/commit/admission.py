@@ -48,6 +48,11 @@ class Admission:
         """What everything is answered with now that nothing is carried out any more; None while it is."""
 
     @property
+    def over(self) -> KvError | None:
+        """Return what everything is answered with now that nothing is carried out any more; None while it is."""
+        return self._over
+
+    @property
     def unwritten(self) -> int:
         """Return how many submissions the log has not brought back yet."""
         return self._unwritten

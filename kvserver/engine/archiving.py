@@ -7,10 +7,10 @@ sealed before its time, so that what was written a moment ago is archived too.
 
 from __future__ import annotations
 
-from kvserver.base.errors import NotServing
+from kvserver.base.errors import KvError, NotServing
 from kvserver.base.types import Position
 from kvserver.commit.pipeline import CommitPipeline
-from kvserver.commit.refusals import log_failed
+from kvserver.commit.refusals import repeated
 from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.engine.obsolete_files import ARCHIVE, Holds, SegmentDeleter
@@ -63,9 +63,11 @@ class Archiving:
     def heard(self, revision: int) -> None:
         """Note that the primary's archive holds everything up to a revision: as a follower, hold what is behind that.
 
-        From the first such word on, whether an archive was known of or not: the archive may need this node's log one day.
+        From the first such word on, whether an archive was known of or not: the archive may need this node's log one day. What is
+        not here yet is held whatever was said of it: another primary may give the same revisions to other commits.
         """
         self._marks.move_archived(min(revision, self._marks.visible))
+        revision = min(revision, self._marks.durable)
         if self._held_from is None or revision >= self._held_from:
             self._holds.set_from(ARCHIVE, revision + 1)  # nobody may have held it until now
             self._held_from = revision + 1
@@ -76,9 +78,10 @@ class Archiving:
     def seal(self) -> Ticket[int]:
         """Have everything that was given a revision so far sealed; return a ticket of the last sealed revision.
 
-        Waits while the disk has no room for the next segment. Its answer raises NotServing when the log fails or is closed.
+        Waits while the disk has no room for the next segment. Its answer raises NotServing when the log fails or is closed, and
+        what the pipeline answers with when another node is primary.
         """
-        if self._pipeline.failure is not None or self._closed:
+        if self._is_over:
             ticket: Ticket[int] = Ticket(None, lambda outcome: int(outcome))
             ticket.fail(self._no_seal())
             return ticket
@@ -93,7 +96,7 @@ class Archiving:
         """Answer those whose revisions are sealed; to be called whenever the log has done something."""
         if not self._waiting:
             return
-        if self._pipeline.failure is not None or self._closed:
+        if self._is_over:
             self._tell_no_seal()
             return
         upto = self._sealed_upto()
@@ -135,8 +138,17 @@ class Archiving:
         for _, ticket in waiting:
             ticket.fail(self._no_seal())
 
-    def _no_seal(self) -> NotServing:
-        return log_failed() if self._pipeline.failure is not None else NotServing("the node is stopping and seals by itself")
+    @property
+    def _is_over(self) -> bool:
+        return self._over is not None or self._closed
+
+    @property
+    def _over(self) -> KvError | None:
+        return self._pipeline.over if isinstance(self._pipeline, CommitPipeline) else None
+
+    def _no_seal(self) -> KvError:
+        over = self._over
+        return repeated(over) if over is not None else NotServing("the node is stopping and seals by itself")
 
 
 def _nobody(result: object) -> None:

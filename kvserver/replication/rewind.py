@@ -13,7 +13,7 @@ name that follows from what is lost: the same rewind, begun again, keeps it once
 The cut is made behind the *first* place at which the log stands at the common position. Marks and a seal do not move the
 position, but they are bytes: those behind it may be this node's own, while the source has others there.
 
-Tables are not cut. Where they hold more than the common position, nothing is changed here but for what is kept, and the caller
+Tables are not cut. Where they hold more than the common position, be it the begin of an epoch that was given up, nothing is changed here but for what is kept, and the caller
 fetches a new copy of the store. What of the lost revisions is in tables alone, because its segments went, is in no file; the
 event says from where on it is.
 
@@ -87,7 +87,7 @@ def rewind(
     """
     fs = env.fs
     names = list_segments(fs, paths)
-    needs_copy = flushed is not None and flushed.revision > common.revision
+    needs_copy = _is_beyond(flushed, common)
     cut = find_cut(fs, paths, names, common)
     if cut is None:
         _check_may_lack(fs, paths, names, common, flushed)
@@ -145,7 +145,7 @@ def _check_may_lack(
     if flushed == common or (flushed is None and not names and common.revision == CREATION_REVISION):
         return
     begins_behind = not names or names[0].first_revision > common.revision + 1
-    if flushed is not None and flushed.revision > common.revision and begins_behind:
+    if _is_beyond(flushed, common) and begins_behind:
         return
     where = f"epoch {common.epoch.number}, revision {common.revision}"
     raise ReplicationError(
@@ -153,6 +153,16 @@ def _check_may_lack(
         f"this log does not pass through {where} (chain {common.chain.hex()}), which the source says both have",
         "see which epochs each node knows with: kvctl cluster history; to give this node's store up: kvctl reinit NODE",
     )
+
+
+def _is_beyond(flushed: Position | None, common: Position) -> bool:
+    """Say whether tables hold what lies behind a position: commits, or the begin of an epoch without any.
+
+    Such a begin is part of their position, and the log that is cut before it passes through that no more.
+    """
+    if flushed is None or flushed.revision != common.revision:
+        return flushed is not None and flushed.revision > common.revision
+    return flushed != common and flushed.epoch.number >= common.epoch.number
 
 
 def _end_revision(fs: FileSystem, paths: DataPaths, names: list[SegmentName], flushed: Position | None) -> int:

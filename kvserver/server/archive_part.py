@@ -26,7 +26,7 @@ from kvserver.archive.records import ClusterRecord
 from kvserver.archive.store import Store, StoreUnavailable
 from kvserver.base.archive_upkeep_events import BackupFailed
 from kvserver.base.environment import Environment
-from kvserver.base.errors import Code, KvError, NotServing
+from kvserver.base.errors import Code, KvError, NotPrimary, NotServing
 from kvserver.base.events import Listener
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import Identity, Position
@@ -119,6 +119,8 @@ class ArchivePart:
         try:
             async with asyncio.timeout(LAST_SEGMENT_S):
                 await self._reach(await self._database.seal())
+        except NotPrimary:
+            return  # another node decides what of it is history, and archives that
         except Exception as error:
             LOG.warning("what was written last is not archived before the next start: %s", str(error) or "it took too long")
 

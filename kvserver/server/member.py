@@ -8,13 +8,16 @@ part goes through here, one change at a time (``changing``):
     promise    another node wants to be primary: from now on lower epochs are refused, durably. A primary that promises is
                fenced before it answers: it acknowledges nothing any more, and says where its log ends for good
     deposed    the register, or another node, knows of a newer epoch that has begun: the store is opened again as follower
+    halted     the register has another epoch of this one's number: two nodes hold it for theirs. It takes no writes, and says so
     reopen     a follower replaces its store or a part of it (rewind, a new copy)
 
 Between two lives the node says so: calls of clients are answered NOT_SERVING, those of other nodes as far as they can be. gRPC
 stays up all the while.
 
 Two facts make a change safe whatever happens in the middle of it: what a life acknowledged is on disk when it ends, and a part is
-never remembered, but decided anew at each start.
+never remembered, but decided anew at each start. A change that was begun is carried out to its end, whoever hangs up meanwhile:
+half of one would leave a node without a store, or a store that nobody closes. Where a store cannot be closed, or not be opened as
+a follower's, or where its log has failed, nothing that is left here could be relied on, and the process ends.
 """
 
 from __future__ import annotations
@@ -24,36 +27,30 @@ import logging
 from collections.abc import Callable
 
 from kvserver.archive.open_store import open_store
-from kvserver.base.errors import Code, KvError, NotPrimary, OpenRefused, ReplicationError
-from kvserver.base.fs import read_file
-from kvserver.base.identity_file import parse_identity
+from kvserver.base.cluster_events import PartChanged
+from kvserver.base.errors import Code, KvError, NotPrimary, NotServing, ReplicationError
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Identity, Role
 from kvserver.engine.swap import discard_incoming
-from kvserver.replication import store_register
 from kvserver.replication.messages import NodeIdentity, Promised
 from kvserver.replication.register_records import Founded
 from kvserver.replication.store_register import StoreRegister
 from kvserver.replication.vow import Vow
 from kvserver.replication.waiting import to_the_end
 from kvserver.server.config import Address, ClusterConfig
+from kvserver.server.founding import find_register, reached_at, read_identity
 from kvserver.server.life import Birth, Life, World
 from kvserver.server.parts import Parts
+from kvserver.server.probes import Check
 from kvserver.server.register_watch import RegisterWatch, RememberedRegister
 from kvserver.server.roles import Beginning, decide
 from kvserver.service.methods import Method
 
 LOG = logging.getLogger("kvserver.server")
 
-FOUNDED_WITHIN_S = 30.0
-"""How long a new follower waits for somebody to make the register that it was told of."""
-
-POLL_S = 0.5
 SETTLE_S = 5.0
 """How long a primary that is fenced waits for what it has under way to come back from the log."""
-
-_WILDCARDS = ("0.0.0.0", "::")
 
 
 class Member:
@@ -75,6 +72,9 @@ class Member:
         self._kept: Identity | None = None
         """What the folder is; None: nothing yet."""
         self._ended: Life | None = None
+        self._part = "none"
+        self._is_undecided = False
+        """It began as follower because the register could not be read."""
         self._settling: asyncio.Task[None] | None = None
         self._stopping = False
         self.parts = Parts(self)
@@ -108,65 +108,72 @@ class Member:
 
     async def start(self, listen: Address) -> None:
         """Find the cluster, and begin in the part that the register says. Raises KvError."""
-        self.address = str(self.cluster.advertise or listen)
-        if self.cluster.advertise is None and listen.host in _WILDCARDS:
-            hint = "say where they can, with --advertise HOST:PORT"
-            raise OpenRefused(f"other nodes cannot reach this one at {listen}", hint)
-        self._kept = await asyncio.to_thread(self._read_identity)
-        self._founded = await self._find_register()
-        store = open_store(self.cluster.register_url, self.world.env.fs)
-        self.register = StoreRegister(store, self._founded, self.world.env)
-        self.vow = await asyncio.to_thread(Vow.open, self.world.env, self.paths)
+        env = self.world.env
+        self.address = reached_at(self.cluster, listen)
+        self._kept = await asyncio.to_thread(read_identity, env, self.paths)
+        self._founded = await find_register(env, self.cluster, self._kept)
+        self.register = StoreRegister(open_store(self.cluster.register_url, env.fs), self._founded, env)
         self.watch = RegisterWatch(self.register, self._on_look)
-        await self.watch.start()
-        newest = self.watch.newest_claim()
-        if self._kept is None and not self.watch.looked:
+        try:
+            self.vow = await asyncio.to_thread(Vow.open, env, self.paths)
+            await self.watch.start()
+            async with self.changing:
+                begins = self._beginning()
+                LOG.info("begins as %s: %s", begins.role.value, begins.why)
+                await self._begin_first(begins)
+        except BaseException:
+            await self.watch.stop()
+            self.register.close()
+            raise
+
+    def _beginning(self) -> Beginning:
+        """Return the part to begin with. Raises ReplicationError where nothing says which."""
+        if self.watch.looked:
+            node_id = self._kept.node_id if self._kept is not None else ""
+            return decide(self.watch.newest_claim(), node_id, self.vow.promised, self.cluster.follow is not None)
+        if self._kept is None:
             raise ReplicationError(
                 Code.REGISTER_UNAVAILABLE,
                 f"the register {self.register.url} cannot be read: {self.watch.error}",
                 "a new node needs it; see that it is up and reachable, and start again",
             )
-        if self.watch.looked:
-            node_id = self._kept.node_id if self._kept is not None else ""
-            begins = decide(newest, node_id, self.vow.promised, self.cluster.follow is not None)
-        else:
-            begins = Beginning(Role.FOLLOWER, "the register cannot be read")
-        LOG.info("begins as %s: %s", begins.role.value, begins.why)
-        await self._begin_first(begins.role)
+        self._is_undecided = True
+        return Beginning(Role.FOLLOWER, "the register cannot be read")
 
-    async def _begin_first(self, role: Role) -> None:
+    async def _begin_first(self, begins: Beginning) -> None:
         """Begin; where another node has claimed the first epoch a moment ago, as follower after all."""
         try:
-            await self.begin(role)
+            await self.begin(begins.role, why=begins.why)
         except KvError:
+            self._kept = await asyncio.to_thread(read_identity, self.world.env, self.paths)
             await self.watch.look()
             newest = self.watch.newest_claim()
-            if role is not Role.PRIMARY or newest is None or self._kept is None or newest.node_id == self._kept.node_id:
+            if begins.role is not Role.PRIMARY or newest is None or self._kept is None or newest.node_id == self._kept.node_id:
                 raise
-            LOG.info("begins as follower after all: %s was faster", newest.node)
-            await self.begin(Role.FOLLOWER)
+            why = f"{newest.node or 'another node'} was faster to claim epoch {newest.epoch.number}"
+            LOG.info("begins as follower after all: %s", why)
+            await self.begin(Role.FOLLOWER, why=why)
 
-    async def begin(self, role: Role, claimed: Epoch | None = None) -> None:
-        """Open the store for a part, and start what belongs to it. Raises KvError; then nothing is open."""
-        birth = self._birth(role, claimed)
-        is_new = self._kept is None
-        life = Life(self.world, birth)
+    async def begin(self, role: Role, claimed: Epoch | None = None, why: str = "") -> None:
+        """Open the store for a part, and start what belongs to it. Raises KvError, OSError; then nothing is open."""
+        life = Life(self.world, self._birth(role, claimed))
+        await life.begin()
+        self._kept = life.database.identity
         try:
-            await life.begin()
-        finally:
-            self._kept = await asyncio.to_thread(self._read_identity)
-        if role is Role.PRIMARY:
-            await self.watch.look()  # what was noted about the policy before this epoch began holds for it
-            await asyncio.to_thread(discard_incoming, self.world.env, self.paths)
-        self.fenced = ""
-        self.life = life
-        self.watch.me = self.me()
-        try:
-            await self.parts.start(life, is_new and role is Role.PRIMARY)
+            if role is Role.PRIMARY:
+                await self.watch.look()  # what was noted about the policy before this epoch began holds for it
+                await asyncio.to_thread(discard_incoming, self.world.env, self.paths)
+            self.fenced = ""
+            self.life = life
+            self.watch.me = self.me()
+            await self.parts.start(life)
         except BaseException:
-            await self.end()
+            self.life = life
+            await self._end()
             raise
-        self._on_life(life)
+        old, self._part = self._part, role.value
+        self.world.listener(PartChanged(old, role.value, life.database.history.current.number, why))
+        self._serve()
 
     def _birth(self, role: Role, claimed: Epoch | None = None) -> Birth:
         assert self._founded is not None, "the cluster is found first"
@@ -180,29 +187,47 @@ class Member:
             claimed=claimed,
             node=self.me(),
             must_refetch=self.vow.note_lost,
+            warnings=self.parts.warnings,
         )
 
-    async def end(self) -> None:
+    def _serve(self) -> None:
+        """Have served what the life serves, unless there is none or its content cannot be relied on."""
+        self._on_life(None if self.parts.distrusted else self.life)
+
+    async def _end(self) -> None:
         """Close the store and stop what belongs to the part; nothing but the node's own services is served then."""
         life, self.life = self.life, None
         self._on_life(None)
         await self.parts.stop()
-        if life is not None:
-            self._ended = life
+        await self._close(life)
+
+    async def _close(self, life: Life | None) -> None:
+        """Close the store of a life. Raises KvError where nothing may be opened any more; then the process ends."""
+        if life is None:
+            return
+        self._ended = life
+        try:
             await life.end()
+        except Exception as error:
+            self.world.on_fatal(f"the store cannot be closed: {error}")
+            raise
+        if life.has_failed:  # it was said, and nothing is read back from a disk that did not keep what it was given
+            raise NotServing("the log has failed; the process is ending", Code.LOG_FAILED)
 
     async def stop(self) -> None:
-        """End for good."""
+        """End for good. A change that is under way ends first: it opens nothing any more."""
         self._stopping = True
-        if self._settling is not None:
-            self._settling.cancel()
         await self.parts.end()
         async with self.changing:
             await self.watch.stop()
             await self.parts.stop()
-            if self.life is not None:
-                self._ended = self.life
-                await self.life.end()
+            life, self.life = self.life, None
+            try:
+                if life is not None:
+                    self._ended = life
+                    await life.end()
+            finally:
+                self.register.close()
 
     def end_calls(self) -> None:
         """End what callers wait for and may take hours."""
@@ -217,19 +242,28 @@ class Member:
         """Do what time makes due."""
         self.parts.tick()
 
+    def checks(self) -> list[Check]:
+        """Return what decides, beside the store, whether requests should be sent here. Safe on any thread."""
+        return self.parts.checks()
+
     # -- changes ----------------------------------------------------------------------------------------------------
 
-    async def become(self, role: Role, claimed: Epoch | None = None) -> None:
-        """End this life and begin another; where that fails, go on as follower. Raises KvError. ``changing`` is held."""
-        await self.end()
+    async def become(self, role: Role, claimed: Epoch | None = None, why: str = "") -> None:
+        """End this life and begin another; where that fails, go on as follower. Raises KvError, OSError. ``changing`` is held."""
+        await to_the_end(self._become(role, claimed, why))
+
+    async def _become(self, role: Role, claimed: Epoch | None, why: str) -> None:
+        await self._end()
+        if self._stopping:
+            raise NotServing("the node is stopping")
         try:
-            await self.begin(role, claimed)
-        except KvError as error:
-            LOG.error("cannot go on as %s: %s", role.value, error.message)
+            await self.begin(role, claimed, why)
+        except Exception as error:
+            LOG.error("cannot go on as %s: %s", role.value, error)
             if role is Role.FOLLOWER:
-                self.world.on_log_failure(error)
+                self._give_up(error)
                 raise
-            await self.become(Role.FOLLOWER)
+            await self._become(Role.FOLLOWER, None, f"it could not go on as {role.value}: {error}")
             raise
 
     async def reopen(self, prepare: Callable[[], None]) -> None:
@@ -239,16 +273,18 @@ class Member:
         carried out to its end.
         """
         async with self.changing:
+            if self._stopping:
+                raise NotServing("the node is stopping")
             await to_the_end(self._reopen(prepare))
 
     async def _reopen(self, prepare: Callable[[], None]) -> None:
         life, self.life = self.life, None
         self._on_life(None)
         await self.parts.stop_serving()
-        if life is not None:
-            await life.end()
+        await self._close(life)
         try:
             await asyncio.to_thread(prepare)
+            self.parts.on_prepared()
         finally:
             await self._begin_again()
 
@@ -257,123 +293,108 @@ class Member:
         life = Life(self.world, self._birth(Role.FOLLOWER))
         try:
             await life.begin()
-        except KvError as error:
-            self.world.on_log_failure(error)
+            self.life = life
+            self.parts.serve_again(life)
+        except Exception as error:
+            self._give_up(error)
             raise
-        self.life = life
-        self.parts.serve_again(life)
-        self._on_life(life)
+        self._serve()
+
+    def _give_up(self, error: Exception) -> None:
+        """End the process: the store cannot be opened, and somebody has to see why."""
+        hint = error.hint if isinstance(error, KvError) and error.hint else "mend that, and start the node again"
+        self.world.on_fatal(f"the store cannot be opened again: {error}; {hint}")
 
     async def promise(self, epoch: Epoch, candidate: NodeIdentity) -> Promised:
-        """Refuse lower epochs from now on, and say where the log ends until the new one is followed. Raises KvError."""
+        """Refuse lower epochs from now on, and say where the log ends until the new one is followed. Raises KvError.
+
+        A candidate that has stopped waiting changes nothing of it: what was begun is a promise, heard or not.
+        """
         async with self.changing:
-            life = self.life
-            if life is None:
-                raise ReplicationError(Code.FENCED, "this node is changing its part", "ask again in a moment")
-            if self._founded is None or candidate.cluster_id != self._founded.cluster_id:
-                raise ReplicationError(Code.WRONG_PEER, "the candidate is of another cluster", "ask nodes of its own cluster")
-            database = life.database
-            own = database.history.current if life.role is Role.PRIMARY else None
-            if own is not None and epoch <= own:
+            return await to_the_end(self._promise(epoch, candidate))
+
+    async def _promise(self, epoch: Epoch, candidate: NodeIdentity) -> Promised:
+        life, me = self.life, self.identity()
+        if life is None or self._stopping:
+            raise ReplicationError(Code.FENCED, "this node is changing its part", "ask again in a moment")
+        if candidate.cluster_id != me.cluster_id:
+            raise ReplicationError(Code.WRONG_PEER, "the candidate is of another cluster", "ask nodes of its own cluster")
+        if candidate.register_id != me.register_id:
+            what = f"the candidate claims its epochs in the register {candidate.register_id!r}, not in {me.register_id!r}"
+            raise ReplicationError(Code.WRONG_PEER, what, "all nodes of a cluster name the same one: see --register")
+        if not self.vow.allows(epoch):
+            return self.parts.promised(False)
+        if life.role is Role.PRIMARY:
+            if epoch.number <= life.database.history.current.number:
                 return self.parts.promised(False)
-            if own is not None and candidate.node_id != self.identity().node_id:
+            if candidate.node_id != me.node_id:
                 self.fence(NotPrimary(candidate.address), f"{candidate.name} becomes primary under epoch {epoch.number}")
                 await self._settled(life)
-            async with self.parts.not_following():
+        async with self.parts.not_following():
+            try:
                 given = await asyncio.to_thread(self.vow.promise, epoch)
-                return self.parts.promised(given)
+            except OSError as error:
+                what = f"the promise cannot be kept: {error.strerror or error}"
+                raise ReplicationError(Code.FENCED, what, "see that the node's disk can be written") from error
+            return self.parts.promised(given)
 
     def serve_nothing(self) -> None:
         """Answer clients NOT_SERVING from now on, whatever the store could do."""
         self._on_life(None)
 
     def fence(self, error: KvError, why: str) -> None:
-        """Acknowledge nothing any more."""
-        if self.life is not None and not self.fenced:
+        """Acknowledge nothing any more. Again: for another reason, with another answer to those who write."""
+        if self.life is None:
+            return
+        if why != self.fenced:
             LOG.warning("takes no writes any more: %s", why)
-            self.fenced = why
-            self.life.database.pipeline.fence(error)
+        self.fenced = why
+        self.life.database.pipeline.fence(error)
+        self.world.on_standing()
 
     async def _settled(self, life: Life) -> None:
-        """Wait until what was under way is on disk: the log's end does not move behind this."""
+        """Wait until what was under way is on disk: the log's end does not move behind this. Raises ReplicationError."""
         moved = asyncio.Event()
         stop = life.database.observe(moved.set)
         try:
             async with asyncio.timeout(SETTLE_S):
-                while life.database.pipeline.unwritten:
+                while life.database.pipeline.unwritten and not life.has_failed:
                     moved.clear()
                     await moved.wait()
+        except TimeoutError:
+            what = f"what this node had under way did not come back from its disk within {SETTLE_S:.0f} s"
+            raise ReplicationError(Code.FENCED, what, "ask again in a moment; it takes no writes any more") from None
         finally:
             stop()
+        if life.has_failed:
+            raise NotServing("the log has failed; the process is ending", Code.LOG_FAILED)
 
     # -- the register -----------------------------------------------------------------------------------------------
 
     def _on_look(self) -> None:
         """Draw the conclusions from what the register holds now."""
-        life, begun = self.life, self.watch.newest_begun()
         self.parts.on_look()
-        if life is None or begun is None or self._stopping:
+        life, begun = self.life, self.watch.newest_begun()
+        if life is None or self._stopping:
             return
-        newer = begun.epoch.number > life.database.history.current.number
-        if life.role is Role.PRIMARY and newer and begun.node_id != self.identity().node_id:
+        if life.role is Role.FOLLOWER:
+            if self._is_undecided and not self.parts.is_promoting:
+                self._is_undecided = False
+                self._change(self._decide_late())
+            return
+        current = life.database.history.current
+        twin = self.watch.twin_of(current)
+        # Also where that node has this one's id: then a copy of this folder is in use, and it has gone on.
+        if begun is not None and begun.epoch.number > current.number:
             self.depose(begun.epoch, begun.node)
+        elif twin is not None and not self.fenced:
+            why = f"the register has another epoch {current.number} than this node's, of {twin.node or 'another node'}"
+            LOG.error("%s: two nodes hold one number for theirs; see: kvctl cluster history", why)
+            self.fence(NotPrimary(), why)
 
     def depose(self, epoch: Epoch, node: str) -> None:
         """Go on as follower: a newer epoch has begun."""
         why = f"{node or 'another node'} is primary since epoch {epoch.number}"
         primary = self.watch.primary()
         self.fence(NotPrimary(primary.address if primary is not None else ""), why)
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.create_task(self._step_down(why))
-
-    async def _step_down(self, why: str) -> None:
-        async with self.changing:
-            if self.life is None or self.life.role is not Role.PRIMARY or self._stopping:
-                return
-            LOG.warning("goes on as follower: %s", why)
-            await self.become(Role.FOLLOWER)
-
-    async def _find_register(self) -> Founded:
-        """Return what the register is; make it where this node makes the cluster. Raises KvError."""
-        env, kept = self.world.env, self._kept
-        store = open_store(self.cluster.register_url, env.fs)
-        deadline = env.clock.monotonic() + FOUNDED_WITHIN_S
-        try:
-            while True:
-                try:
-                    founded = await asyncio.to_thread(store_register.look, store)
-                except ReplicationError:
-                    if kept is None or not kept.register.startswith(store_register.KIND_PREFIX):
-                        raise
-                    return Founded(kept.cluster_id, kept.register.removeprefix(store_register.KIND_PREFIX))
-                if founded is None and kept is not None:
-                    raise OpenRefused(*_not_the_register(kept, self.cluster.register_url))
-                if founded is None and self.cluster.follow is None:
-                    founded = await asyncio.to_thread(store_register.found, store, env)
-                if founded is not None:
-                    if kept is not None:
-                        store_register.check_same(kept, founded)
-                    return founded
-                if env.clock.monotonic() > deadline:
-                    raise ReplicationError(
-                        Code.REGISTER_UNAVAILABLE,
-                        f"{self.cluster.register_url} is no register yet",
-                        "start the node to follow first, and see that both name the same register",
-                    )
-                await asyncio.sleep(POLL_S)
-        finally:
-            store.close()
-
-    def _read_identity(self) -> Identity | None:
-        if not self.world.env.fs.exists(self.paths.identity):
-            return None
-        return parse_identity(self.paths, read_file(self.world.env.fs, self.paths.identity))
-
-
-def _not_the_register(kept: Identity, url: str) -> tuple[str, str]:
-    if kept.register.startswith(store_register.KIND_PREFIX):
-        return f"{url} is no register, but this node belongs to one", "see that it is mounted, or name the right address"
-    return (
-        "this node is alone, its register lies in its own folder",
-        f"make it the first node of a cluster with: kvctl register move --data-dir DIR --to {url}",
-    )
+        self._change(self._step_down(why))

@@ -34,8 +34,6 @@ def blocks(kv: Client, key: bytes) -> bool:
 
 def test_a_primary_that_loses_its_followers_blocks_until_somebody_gives_the_quorum_up(tmp_path: Path) -> None:
     with networked(tmp_path, write_quorum=2) as (cluster, network):
-        cluster.wait_until_caught_up()
-        wait_until_follows(cluster, "n2", "n3")
         with cluster.client("n1") as kv, ClusterClient(cluster["n1"].address) as asked:
             kv.put(b"whole", b"x")
             network.cut("n1", "n2")
@@ -43,7 +41,7 @@ def test_a_primary_that_loses_its_followers_blocks_until_somebody_gives_the_quor
             network.swallow("n3", "n1")  # n3 hears everything, and its word is lost
             until(lambda: blocks(kv, b"nobody says so"), "a write that no second member acknowledges is not acknowledged")
             assert kv.get(b"nobody says so") is None, "what the quorum does not have is not shown"
-            wait_for_line(cluster, "n1", "QUORUM" if False else "members")
+            wait_for_line(cluster, "n1", "members")
             asked.degrade("the network is down")
             kv.put(b"alone", b"x", timeout_s=10.0)
             assert kv.get(b"nobody says so") is not None, "it was written, and only its outcome was open"
@@ -79,8 +77,6 @@ def asked_notes(address: str) -> list[tuple[bool, str]]:
 
 def test_the_other_side_of_a_cut_goes_on_and_the_lone_primary_acknowledges_nothing(tmp_path: Path) -> None:
     with networked(tmp_path, write_quorum=2) as (cluster, network):
-        cluster.wait_until_caught_up()
-        wait_until_follows(cluster, "n2", "n3")
         with Callers(cluster.endpoints, seed=7) as callers, Ledger(cluster.endpoints, writers=2) as ledger:
             callers.wait_for(100)
             network.isolate("n1")
@@ -99,8 +95,6 @@ def test_the_other_side_of_a_cut_goes_on_and_the_lone_primary_acknowledges_nothi
 
 def test_a_follower_that_hears_nothing_looks_again_and_one_that_is_far_away_catches_up(tmp_path: Path) -> None:
     with networked(tmp_path, names=("n1", "n2")) as (cluster, network):
-        cluster.wait_until_caught_up()
-        wait_for_state(cluster, "n2", "STREAMING")
         with cluster.client("n1") as kv:
             network.swallow("n1", "n2")
             for number in range(20):

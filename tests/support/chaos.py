@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvclient import Client, ConditionFailed, Entry, KvClientError, OutcomeUnknown, Retry
+from kvclient import Client, ClusterClient, ClusterNode, ConditionFailed, Entry, KvClientError, OutcomeUnknown, Retry
 from kvserver.testing.cluster import NAMES, ClusterProcesses, free_ports
 from support.linearizability import Operation, Recorder
 from support.proxy import Network
@@ -72,6 +72,10 @@ def networked(folder: Path, names: Sequence[str] = NAMES, **options: Any) -> Ite
         with cluster_of(folder, names, starts=False, ports=ports, node_flags=flags, **options) as cluster:
             made.append(cluster)
             cluster.start()
+            addresses = {network.address(name) for name in names}
+            for name in names[1:]:  # at first each follows the address that it was told of, which is no proxy's
+                until(lambda name=name: _own(cluster, name).follows in addresses, f"{name} follows a proxy")
+                wait_for_state(cluster, name, "STREAMING")
             yield cluster, network
 
 
@@ -86,10 +90,16 @@ def show_logs(cluster: ClusterProcesses, count: int = 60) -> None:
 def state_of(cluster: ClusterProcesses, name: str) -> tuple[str, str, str]:
     """Return role, state and reason of a node, by its own word; ``("", "", why)`` where it does not answer."""
     try:
-        (own,) = [node for node in cluster[name].status().nodes if node.is_self]
+        own = _own(cluster, name)
     except KvClientError as error:
         return "", "", error.message
     return own.role, own.state, own.reason
+
+
+def _own(cluster: ClusterProcesses, name: str) -> ClusterNode:
+    with ClusterClient(cluster[name].address, timeout_s=5.0) as asked:
+        (own,) = asked.status(only_self=True).nodes
+    return own
 
 
 def wait_for_state(cluster: ClusterProcesses, name: str, *states: str, reason: str = "") -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 READ_BYTES = 1 << 16
 PATIENCE_S = 30.0
+ESTABLISHED = "01"
 NOBODY = ""
 """Who speaks where it is no node."""
 
@@ -206,10 +207,11 @@ class Network:
 
 def _inode_of(port: int) -> str | None:
     """Return the socket that a connection comes from."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "01":
-            return fields[9]
+    for table in ("/proc/net/tcp6", "/proc/net/tcp"):  # gRPC speaks IPv4 over sockets of IPv6
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(f":{port:04X}") and fields[3] == ESTABLISHED and fields[9] != "0":
+                return fields[9]
     return None
 
 

@@ -236,7 +236,7 @@ class ShippingNode:
             worker=InlineWorker(),
             call_later=self.timers.call_later,
         )
-        self.shipping.on_ack = lambda name, ack: self.acks.append((name, ack))
+        self.shipping.on_ack = lambda name, node_id, ack: self.acks.append((name, ack))
         self.shipping.on_higher_epoch = self.higher.append
         self.shipping.start()
 
