@@ -23,8 +23,10 @@ a follower's, or where its log has failed, nothing that is left here could be re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from kvserver.archive.open_store import open_store
 from kvserver.base.cluster_events import PartChanged
@@ -380,7 +382,7 @@ class Member:
         if life.role is Role.FOLLOWER:
             if self._is_undecided and not self.parts.is_promoting:
                 self._is_undecided = False
-                self._change(self._decide_late())
+                self._change(self._decide_late)
             return
         current = life.database.history.current
         twin = self.watch.twin_of(current)
@@ -397,4 +399,28 @@ class Member:
         why = f"{node or 'another node'} is primary since epoch {epoch.number}"
         primary = self.watch.primary()
         self.fence(NotPrimary(primary.address if primary is not None else ""), why)
-        self._change(self._step_down(why))
+        self._change(lambda: self._step_down(why))
+
+    def _change(self, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin a change that nobody waits for, unless one is under way."""
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.create_task(change())
+
+    async def _step_down(self, why: str) -> None:
+        async with self.changing:
+            if self.life is None or self.life.role is not Role.PRIMARY or self._stopping:
+                return
+            LOG.warning("goes on as follower: %s", why)
+            with contextlib.suppress(Exception):  # it was said, and the process ends
+                await self.become(Role.FOLLOWER, why=why)
+
+    async def _decide_late(self) -> None:
+        """Begin as the register says, which could not be read before: a primary that was started meanwhile is one."""
+        async with self.changing:
+            if self.life is None or self.life.role is not Role.FOLLOWER or self._stopping or self.parts.is_promoting:
+                return
+            begins = self._beginning()
+            if begins.role is Role.PRIMARY:
+                LOG.info("goes on as primary, now that the register can be read: %s", begins.why)
+                with contextlib.suppress(Exception):  # it was said, and it follows again
+                    await self.become(Role.PRIMARY, why=begins.why)

@@ -70,8 +70,9 @@ class Parts:
         self.policy = PolicyPart(member)
         self._heard: tuple[Epoch, str] = (NO_EPOCH, "")
         self._looking: asyncio.Future[None] | None = None
+        self._pausing = asyncio.Lock()
+        self._promising = 0
         self._standing_still = False
-        self._was_empty = False
         self._known_primary = ""
         self._under_way: set[asyncio.Future[object]] = set()
         self._promotions = Promotions(member)
@@ -88,14 +89,17 @@ class Parts:
 
     # -- life -------------------------------------------------------------------------------------------------------
 
-    async def start(self, life: Life, makes_cluster: bool) -> None:
-        """Start what belongs to a part. Raises KvError."""
+    async def start(self, life: Life) -> None:
+        """Start what belongs to a part. Raises KvError, OSError."""
+        vow = self._member.vow
+        if life.role is Role.FOLLOWER and vow.promised == NO_EPOCH and holds_nothing(life.database):
+            # A new folder, perhaps of a name that acknowledged before: durable before the first byte of a log is.
+            await asyncio.to_thread(vow.note_lost, UNKNOWN_LOST)
         self.serve_again(life)
         if life.role is Role.PRIMARY:
             assert self.shipping is not None, "a log is shipped before anybody acknowledges it"
-            self.policy.lead(life, self.shipping, makes_cluster)
+            self.policy.lead(life, self.shipping)
         else:
-            self._was_empty = life.database.log_end().position.revision <= CREATION_REVISION
             self.driver = Follower(self.home, self.floor)
             self.driver.start()
 

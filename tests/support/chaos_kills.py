@@ -1,4 +1,4 @@
-"""A node killed in the middle of a promotion, a rewind or a copy: behind it the cluster is healthy again, and has lost nothing."""
+"""A node killed amid a promotion, a rewind or a copy: behind it the cluster is healthy again, and has lost nothing."""
 
 from __future__ import annotations
 
