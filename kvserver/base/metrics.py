@@ -29,6 +29,33 @@ class Metric(NamedTuple):
 
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
+CLUSTER_METRICS = (
+    # of a follower
+    Metric("kv_follower_state", Kind.GAUGE, "1 for the state that the follower is in, 0 for the others.", ("state",)),
+    Metric("kv_state_transitions_total", Kind.COUNTER, "How often a follower went from one state to another.", ("from", "to")),
+    Metric("kv_replication_lag_seconds", Kind.GAUGE, "How far the follower is behind its primary in time, at least."),
+    Metric("kv_replication_lag_revisions", Kind.GAUGE, "Revisions that the primary was heard to have and that are not applied."),
+    Metric(
+        "kv_replication_lag_bytes", Kind.GAUGE, "Bytes of the log that the source had and had not sent when it was heard last."
+    ),
+    # of whoever is followed
+    Metric("kv_followers", Kind.GAUGE, "Followers that are streaming, catching up, away, or lost the log they need.", ("state",)),
+    Metric("kv_slot_connected", Kind.GAUGE, "1 while the follower is shipped the log, else 0.", ("follower",)),
+    Metric("kv_slot_durable_revision", Kind.GAUGE, "Newest revision that the follower has acknowledged.", ("follower",)),
+    Metric("kv_slot_lag_revisions", Kind.GAUGE, "Revisions that are durable here and not acknowledged by it.", ("follower",)),
+    Metric("kv_slot_lag_bytes", Kind.GAUGE, "Bytes of the log that it has not made durable.", ("follower",)),
+    Metric("kv_slot_held_bytes", Kind.GAUGE, "Bytes of the log that are held for it.", ("follower",)),
+    # of a primary
+    Metric("kv_quorum_met", Kind.GAUGE, "0 while writes wait for members that do not acknowledge, else 1."),
+    Metric("kv_quorum_degraded", Kind.GAUGE, "1 while the policy's quorum is given up, else 0."),
+    Metric(
+        "kv_replicated_revision", Kind.GAUGE, "Newest revision that the policy's quorum has; absent where none is waited for."
+    ),
+    # of each
+    Metric("kv_register_reachable", Kind.GAUGE, "1 while the register can be read; without it no node becomes primary."),
+)
+"""Those of a node of a cluster; a node that is alone has none of them."""
+
 METRICS = (
     # what the node is and how far it is
     Metric("kv_build_info", Kind.GAUGE, "Always 1; the labels say which software runs.", ("version", "python")),
@@ -96,6 +123,7 @@ METRICS = (
     Metric("kv_archive_last_drill_ok", Kind.GAUGE, "1 if the last trial restore was equal to the node, else 0."),
     Metric("kv_archive_last_drill_timestamp_seconds", Kind.GAUGE, "When that trial ended, in Unix time."),
     Metric("kv_archive_last_drill_duration_seconds", Kind.GAUGE, "How long that trial took."),
+    *CLUSTER_METRICS,
     # the process
     Metric("kv_data_disk_free_bytes", Kind.GAUGE, "Bytes that can still be written to the data folder's disk."),
     Metric("kv_event_loop_lag_seconds", Kind.GAUGE, "Latest that a timer of the event loop fired in the last 15 seconds."),

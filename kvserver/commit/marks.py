@@ -18,7 +18,18 @@ from kvserver.base.types import CREATION_REVISION
 class Marks:
     """The marks of one node. The event loop alone moves them, and but for ``replicated`` only upwards."""
 
-    __slots__ = ("applied", "archived", "assigned", "durable", "flushed", "opened", "replicated", "shown_without", "visible")
+    __slots__ = (
+        "applied",
+        "archived",
+        "assigned",
+        "durable",
+        "flushed",
+        "in_archive",
+        "opened",
+        "replicated",
+        "shown_without",
+        "visible",
+    )
 
     def __init__(self, revision: int, flushed: int = CREATION_REVISION, waits: bool = False) -> None:
         """Begin where the log ends; ``waits``: of what was recovered only what is in tables is known to have been shown, and
@@ -30,6 +41,8 @@ class Marks:
         self.flushed = flushed
         self.archived = 0
         """0: nothing, as far as the event loop has heard."""
+        self.in_archive = 0
+        """What the archive holds, also of what is not shown yet: a former primary may have archived what is shown here later."""
         self.replicated: int | None = 0 if waits else None
         """What the policy's quorum has; None: no quorum is waited for."""
         self.shown_without = self.visible if waits else 0
@@ -54,12 +67,17 @@ class Marks:
         if self.replicated is not None:
             shown = min(shown, self.replicated)
         self.visible = max(self.visible, shown)
+        self.archived = max(self.archived, min(self.in_archive, self.visible))
 
     def move_archived(self, revision: int) -> None:
-        """Note that the archive holds everything up to the revision, without a hole. Raises ValueError where it cannot."""
-        if revision > self.visible:
+        """Note that the archive holds everything up to the revision, without a hole. Raises ValueError where it cannot.
+
+        What was in the log at the open may have been archived before; it counts as soon as it is shown.
+        """
+        if revision > max(self.visible, self.opened):
             raise ValueError(f"revision {revision} cannot be archived; the newest that is visible is {self.visible}")
-        self.archived = max(self.archived, revision)
+        self.in_archive = max(self.in_archive, revision)
+        self.archived = max(self.archived, min(self.in_archive, self.visible))
 
     def check(self) -> None:
         """Raise AssertionError where the order does not hold."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvserver.base.environment import Environment
 from kvserver.base.errors import Code, Corruption, KvError, OpenRefused, ReplicationError
@@ -84,6 +84,12 @@ class Claims:
         newest = self._records[-1] if self._records else None
         if newest is not None and not self._is_own(newest):
             raise _refused(f"{_whose(newest)} has claimed epoch {newest.epoch.number}, the newest one")
+        other = before_leading(self._records, self._is_own)
+        if other is not None:
+            what = (
+                f"{_whose(other)} has claimed epoch {other.epoch.number}, and no promotion of this node has come to its end since"
+            )
+            raise _refused(what)
         copied = self._origin.position.epoch.number if self._origin is not None else 0
         epoch = Epoch(max([0, copied, *(record.epoch.number for record in self._records)]) + 1, env.random_id())
         try:
@@ -131,6 +137,19 @@ class Claims:
         if epoch != NO_EPOCH:  # the line breaks off: what is older is taken as it comes
             line += sorted(((one, at) for one, at in began.items() if one.number < epoch.number), reverse=True)
         return line[::-1]
+
+
+def before_leading(records: Sequence[EpochRecord], is_own: Callable[[EpochRecord], bool]) -> EpochRecord | None:
+    """Return the newest claim of another node, if this one has recorded no branch since; None: it was the last to lead, or first.
+
+    A branch is recorded behind the promises of the others and with all that they had. A mere claim proves neither.
+    """
+    for record in reversed(records):
+        if not is_own(record):
+            return record
+        if record.branch is not None:
+            return None
+    return None
 
 
 def read_claims(paths: DataPaths, identity: Identity, origin: Origin | None, register: Callable[[], Register]) -> Claims:

@@ -12,7 +12,8 @@ the next one: a follower that falls behind takes larger steps, not more of them.
     a write or sync fails      for good: the log is poisoned, every ticket fails, the node ends as a primary would
     a group does not parse     the same: whoever sent it holds it to be history, and this node cannot
     memory is full             inserting waits while tables are being written, or cannot be; so do the answers, and so whoever
-                               sends. Not where the flush itself waits for more to become visible: that would be for ever
+                               sends. Not where the flush itself waits for more to become visible: that would be for ever.
+                               Nor where nobody sends any more and somebody waits for the end (``hurry``): a disk may stay full
 
 What was taken is synced also at the end, but nobody is told: the next start finds it.
 """
@@ -91,6 +92,7 @@ class Following:
         self._work: deque[ReceivedGroup | _Inserted] = deque()
         self._inserting = False
         self._asked_for_turn = False
+        self._hurries = False
         self._closed = False
         self.error: BaseException | None = None
         """Why the log failed; set on the thread."""
@@ -114,6 +116,7 @@ class Following:
         Its answer raises ReplicationError (WRONG_PEER) for what does not continue this log, Refused (DISK_FULL,
         DISK_UNAVAILABLE) where it could not be written and nothing of it was kept, NotServing.
         """
+        self._hurries = False
         ticket: Ticket[LogEnd] = Ticket(None, lambda end: end)
         if self._pipeline.failure is not None or self.error is not None:
             ticket.fail(log_failed())
@@ -122,6 +125,11 @@ class Following:
         else:
             self._queue.put(_Chunk(segment_id, offset, data, ticket))
         return ticket
+
+    def hurry(self) -> None:
+        """Insert what was handed over, whatever memory it takes, until more is: nobody sends before it is answered."""
+        self._hurries = True
+        self._insert()
 
     @property
     def waiting_groups(self) -> int:
@@ -184,7 +192,7 @@ class Following:
                 ticket.decide(end)
                 told.append(ticket)
                 continue
-            elif self.must_wait():
+            elif not self._hurries and self.must_wait():
                 return False
             else:
                 pipeline.begin(work.popleft())  # type: ignore[arg-type]

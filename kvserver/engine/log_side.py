@@ -111,6 +111,11 @@ class LogSide(Measured):
             return ticket
         return self._following.receive(segment_id, offset, data)
 
+    def hurry(self) -> None:
+        """Have all that was handed to ``receive`` answered, whatever memory it takes. Of no effect on a primary."""
+        if self._following is not None:
+            self._following.hurry()
+
     def hear(self, visible: int, archived: int = 0, source_lag_ms: int = 0) -> None:
         """Note a word of whoever is followed: what it shows, what is archived (0: nothing is known), how far it is behind itself.
 

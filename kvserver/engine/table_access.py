@@ -77,7 +77,7 @@ class TablesBeside(Worker):
 
         ``heads_only``: without their values. Else, once the values fill an answer, the rest is left out of the rows.
         """
-        self._jobs.put(Job(_Fetch(keys, heads_only, done), done))
+        self._give(Job(_Fetch(keys, heads_only, done), done))
 
     def run_job(self, job: Callable[[TableReader, TableState], Result], done: Callable[[Ran | Exception], None]) -> None:
         """Do something else with the tables."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from kvserver.base.errors import NotServing
 from kvserver.commit.refusals import tables_failed
 from kvserver.commit.ticket import Ticket
 
@@ -34,6 +36,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._held: Job | None = None
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def start(self) -> None:
         """Begin to do jobs on a thread."""
@@ -42,14 +45,16 @@ class Worker:
 
     def run(self, work: Callable[[], Result], done: Callable[[Result | Exception], None]) -> None:
         """Have the work done; ``done`` is called on the event loop with what it returned or the error that it raised."""
-        self._jobs.put(Job(work, done))
+        self._give(Job(work, done))
 
     def stop(self) -> None:
-        """Do what was given, then end the thread."""
+        """Do what was given, then end the thread. Who comes later is told so, and does not wait for ever."""
         self._jobs.put(_STOP)
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            self._ended = True
+            self._refuse_rest()
 
     def run_once(self) -> bool:
         """Do the next job on this thread; say whether there was one."""
@@ -66,6 +71,17 @@ class Worker:
             except BaseException as error:  # a panic of a library, say; the thread must go on, or nobody is told any more
                 self._panicked(job, RuntimeError(f"{type(error).__name__}: {error}"))
             del job  # it holds on to whoever is told
+
+    def _give(self, job: Job) -> None:
+        self._jobs.put(job)
+        if self._ended:
+            self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Tell those that came behind the end; on whatever thread."""
+        while (job := self._next(wait=False)) is not None:
+            if job is not _STOP:
+                self._post(partial(job.done, NotServing("the node is stopping, or changes its part")))
 
     def _next(self, wait: bool) -> Job | None:
         if self._held is not None:

@@ -49,7 +49,7 @@ async def catch_up(home: Home, floor: FollowerFloor, peer: Peer, end: LogEnd) ->
         raise failed.error from failed
     finally:
         with contextlib.suppress(IntakeFailed):
-            await intake.drained()
+            await intake.ended()
     if ended is None:
         return
     if isinstance(ended.body, Gone):

@@ -1,7 +1,8 @@
 """Sends copies of the store to nodes that have none, or none that is of use.
 
     hold     the log from behind what is in tables: nothing that the copy will lack can go meanwhile
-    make     a checkpoint in ``scratch/``, by hard links; then the hold moves up to what is behind it
+    make     a checkpoint in ``scratch/``, by hard links; then the hold moves up to what is behind it. Memory is written into
+             tables before, unless that takes long: it may wait for the quorum, and the quorum for the very node that asks
     send     its files, one after the other, in pieces with a SHA-256 at each file's end; then the record of its origin, as a
              file of the same kind; last the position that all of it stands at
     remove   the checkpoint: also where the caller hangs up, the disk is full, or nobody asks for the next piece
@@ -32,16 +33,20 @@ from kvserver.base.limits import MIB
 from kvserver.base.paths import DataPaths
 from kvserver.base.replication_events import CopySent
 from kvserver.commit.refusals import tables_failed
+from kvserver.commit.ticket import answered
 from kvserver.engine.checkpoint import CheckpointDone
 from kvserver.engine.database import Database
 from kvserver.engine.obsolete_files import HoldRefused
 from kvserver.replication.messages import CheckpointPart, NodeIdentity
-from kvserver.replication.waiting import Beside, Sleep, on_thread
+from kvserver.replication.waiting import Beside, Sleep, on_thread, pause
 from kvserver.storage.origin import Origin, read_origin
 
 PIECE_BYTES = 1 * MIB
 LINGER_S = 300.0
 """How long the log is held for a node that has fetched a copy and did not come back for the rest."""
+
+FLUSHED_WITHIN_S = 5.0
+"""What is not in tables by then is no part of the copy, and is shipped as log."""
 
 HOLD = "bootstrap:"
 """What the names of these holds begin with."""
@@ -166,7 +171,11 @@ class CheckpointSource:
 
     async def _make(self, folder: Path) -> CheckpointDone:
         """Make the checkpoint; one that nobody waits for any more is removed when it is there."""
-        task = asyncio.ensure_future(self._database.checkpoint(folder, scratch=True))
+        flushing, flushed = self._database.flush(), asyncio.Event()
+        flushing.on_done(flushed.set)
+        if not await pause(self._sleep, FLUSHED_WITHIN_S, flushed):
+            flushing = answered(self._database.marks.flushed)
+        task = asyncio.ensure_future(self._database.checkpoint(folder, scratch=True, flushing=flushing))
         try:
             made = await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -69,7 +69,7 @@ class Following:
             return await self.receiving.run(self._on_envelope, [interrupted])
         finally:
             with contextlib.suppress(IntakeFailed):  # it was told by whoever handed the chunk over
-                await self.receiving.intake.drained()
+                await self.receiving.intake.ended()
             self._database.contact_lost()
 
     async def _on_envelope(self, envelope: Envelope) -> Ended | None:

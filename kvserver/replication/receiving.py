@@ -46,6 +46,9 @@ class LogTaker(Protocol):
     def receive(self, segment_id: int, offset: int, data: bytes) -> Ticket[LogEnd]:
         """Take a chunk; answered when it is durable and applied."""
 
+    def hurry(self) -> None:
+        """Have all that was handed over answered, whatever memory it takes."""
+
 
 class IntakeFailed(Exception):
     """What was shipped was not taken: by the store, or because nothing of the kind can come at this place."""
@@ -89,10 +92,19 @@ class Intake:
         self._raise()
 
     async def drained(self) -> None:
-        """Wait until all that was handed over is durable and applied. Raises IntakeFailed."""
+        """Wait until all that was handed over is durable and applied, or not taken. Raises IntakeFailed, but not before."""
         while self._waiting:
-            await self._wait()
+            self._room.clear()
+            await self._room.wait()
         self._raise()
+
+    async def ended(self) -> None:
+        """Wait until nothing that was handed over is under way, and nothing else will be. Raises IntakeFailed.
+
+        A store whose memory is full does not wait for its disk then, which may stay full: it is no more than ``most_bytes``.
+        """
+        self._store.hurry()
+        await self.drained()
 
     async def settled(self) -> None:
         """Wait until one more chunk is durable and applied. Raises IntakeFailed."""

@@ -13,9 +13,9 @@ name that follows from what is lost: the same rewind, begun again, keeps it once
 The cut is made behind the *first* place at which the log stands at the common position. Marks and a seal do not move the
 position, but they are bytes: those behind it may be this node's own, while the source has others there.
 
-Tables are not cut. Where they hold more than the common position, be it the begin of an epoch that was given up, nothing is changed here but for what is kept, and the caller
-fetches a new copy of the store. What of the lost revisions is in tables alone, because its segments went, is in no file; the
-event says from where on it is.
+Tables are not cut. Where they hold more than the common position, be it the begin of an epoch that was given up, nothing is
+changed here but for what is kept, and the caller fetches a new copy of the store. What of the lost revisions is in tables alone,
+because its segments went, is in no file; the event says from where on it is.
 
 A folder in ``lost/`` is laid out as a data folder is, so ``kvctl wal dump DATA_DIR/lost/NAME`` reads it, and the log before the
 lost commits that lies in the same segments.

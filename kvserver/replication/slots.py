@@ -205,6 +205,7 @@ class Slots:
             raise _name_taken(slot, identity)
         if slot is None or slot.node_id != identity.node_id:
             slot = Slot(identity.name, identity.node_id, identity.address, hold=0 if slot is None else slot.hold)
+        revision += 1  # the copy has the one that it is of, and the log may begin right behind it
         self._log.hold(_hold_name(slot), revision)
         self._slots[identity.name] = slot
         slot.hold, slot.heard_s, self.is_unwritten = revision, self._clock.monotonic(), True

@@ -26,6 +26,9 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.record_file import decode_record, encode_record
 from kvserver.base.types import NO_EPOCH, Epoch
 
+UNKNOWN_LOST = 1 << 62
+"""Stands for the revision in a folder that is new, and may be of a name that acknowledged before: until a primary was heard."""
+
 _STORE = "kvserver promise"
 _REMEDY = "fetch the node anew from another one with: kvctl reinit NODE; what it has promised cannot be known any more"
 
@@ -85,6 +88,12 @@ class Vow:
         """Count for no quorum until the log reaches a revision that was acknowledged. Durable on return. Raises OSError."""
         with self._changing:
             if revision > self._needs_revision:
+                self._write(self._promised, revision)
+
+    def settle_lost(self, revision: int) -> None:
+        """Note which revision it is, where only ``UNKNOWN_LOST`` was noted. Durable on return. Raises OSError."""
+        with self._changing:
+            if self._needs_revision == UNKNOWN_LOST:
                 self._write(self._promised, revision)
 
     def complete(self, end_revision: int) -> bool:

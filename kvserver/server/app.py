@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from kvserver.base.environment import Environment
 from kvserver.base.events import Event, SegmentSealed
-from kvserver.base.types import Role
 from kvserver.engine.database import Database
 from kvserver.server import logs
 from kvserver.server.collector import Figures
@@ -84,8 +83,13 @@ class App:
         self._figures.rpc_stats = lambda: self._grpc.stats
         self._grpc_stopped = False
         self._listen = config.listen
-        world = World(self._env, config, self._post, self._on_event, self._on_log_failure)
+        world = World(self._env, config, self._post, self._on_event, self._on_log_failure, self._on_fatal, self._on_standing)
         self._node: Single | Member = Single(world, self._on_life) if config.cluster is None else Member(world, self._on_life)
+        if isinstance(self._node, Member):
+            self.probes.node = self._node.checks
+            member = self._node
+            self._figures.is_primary = lambda: member.is_primary
+            self._figures.cluster = lambda: member.parts.samples
         node, grpc = Part("node", self._start_node, self._node.stop), Part("grpc", self._start_grpc, self._stop_grpc)
         # Whatever was begun first: calls are answered before the store is closed.
         self._parts = [
@@ -157,6 +161,11 @@ class App:
         return life.database if life is not None else None
 
     @property
+    def is_primary(self) -> bool:
+        """Say whether it takes writes."""
+        return self._node.is_primary
+
+    @property
     def http_port(self) -> int:
         """Return the port on which HTTP is served, 0 while it is not."""
         return self._http.port if self._http is not None else 0
@@ -220,7 +229,11 @@ class App:
         self.probes.database = database
         self._figures.archive = life.archive.report if life is not None and life.archive is not None else None
         self._grpc.health.set_serving(database is not None)
-        self._grpc.health.set_name(admin.ROLE, database is not None and database.role is Role.PRIMARY)
+        self._on_standing()
+
+    def _on_standing(self) -> None:
+        """Tell whoever watches the health whether this node takes writes."""
+        self._grpc.health.set_name(admin.ROLE, self.probes.database is not None and self._node.is_primary)
 
     def _post(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who could be told
@@ -235,6 +248,10 @@ class App:
 
     def _on_log_failure(self, error: BaseException) -> None:
         LOG.critical("the log failed; the server ends with exit code %d: %s", SOFTWARE_FAILURE, error)
+        self.ask_to_stop(SOFTWARE_FAILURE)
+
+    def _on_fatal(self, why: str) -> None:
+        LOG.critical("the server ends with exit code %d: %s", SOFTWARE_FAILURE, why)
         self.ask_to_stop(SOFTWARE_FAILURE)
 
     def _warn_of_other_name(self) -> None:

@@ -21,6 +21,7 @@ from kvserver.base.events import Event, LogRecovered
 from kvserver.base.metrics import METRICS, Kind
 from kvserver.engine.database import Database
 from kvserver.server.archive_figures import archive_values
+from kvserver.server.cluster_figures import Samples
 from kvserver.server.probes import Phase, Probes
 from kvserver.service.archive import Report
 from kvserver.transport.rpc_metrics import BUCKETS_S, MethodStats, label_of
@@ -41,6 +42,9 @@ class Figures(Collector):
         self.rpc_stats: Callable[[], Sequence[MethodStats]] = lambda: ()
         self.archive: Callable[[], Report] | None = None
         """How the archive is doing, where there is one."""
+        self.is_primary: Callable[[], bool] = lambda: self._probes.phase is Phase.SERVING
+        self.cluster: Callable[[], Samples] = dict
+        """The figures of a node of a cluster, as of the last second."""
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -69,6 +73,7 @@ class Figures(Collector):
         samples: dict[str, list[Sample]] = {name: [((), value)] for name, value in values.items()}
         samples["kv_build_info"] = [((kvserver.__version__, platform.python_version()), 1.0)]
         samples |= self._rpc_samples()
+        samples |= self.cluster()
         if self._probes.database is not None:
             samples["kv_wal_hold_revision"] = [((name,), at) for name, at in self._probes.database.holds()]
         for metric in METRICS:
@@ -83,7 +88,7 @@ class Figures(Collector):
 
     def _process_values(self) -> dict[str, float]:
         values: dict[str, float] = {
-            "kv_is_primary": float(self._probes.phase is Phase.SERVING),
+            "kv_is_primary": float(self.is_primary()),
             "kv_memory_limit_bytes": self._memory_limit_bytes,
             "kv_event_loop_lag_seconds": self.loop_lag_s(),
         }

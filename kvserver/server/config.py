@@ -78,6 +78,8 @@ class ClusterConfig:
     slot_max_bytes: int
     tail_compression: str
     """"auto", "none" or "zstd"."""
+    content_check_h: int
+    """Hours between two comparisons of the followers' content with the primary's; 0: never."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -265,6 +267,7 @@ def _cluster_config(value: Mapping[str, Any]) -> ClusterConfig | None:
         write_quorum=quorum,
         slot_max_bytes=value["slot_max_mb"] * MIB,
         tail_compression=value["tail_compression"],
+        content_check_h=value["content_check_h"],
     )
 
 

@@ -269,6 +269,10 @@ SETTINGS: tuple[Setting, ...] = (
         *("cluster", "tail-compression", "|".join(COMPRESSIONS), COMPRESSIONS[0], _one_of(COMPRESSIONS)),
         help="how what is shipped to followers is compressed; auto: zstd, but nothing on the same machine",
     ),
+    Setting(
+        *("cluster", "content-check-h", "N", 24, _between(0, 87_600)),
+        help="have the followers compare their content with the primary's so often; 0: never",
+    ),
 )
 
 

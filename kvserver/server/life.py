@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvserver.base.environment import Environment
 from kvserver.base.events import Event, Listener
@@ -50,6 +50,10 @@ class World:
     """Runs something on the event loop, from any thread."""
     listener: Listener
     on_log_failure: Callable[[BaseException], None]
+    on_fatal: Callable[[str], None] = lambda why: None
+    """Ends the process: what is open here cannot be relied on, for the reason given."""
+    on_standing: Callable[[], None] = lambda: None
+    """Called when the node takes no writes any more although it was primary."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Birth:
     """What the register is told of the node, where there is more than one."""
     must_refetch: Callable[[int], None] = lambda revision: None
     """Told what a follower's log may lose of what was acknowledged; see ``Database.open``."""
+    warnings: Callable[[], Sequence[str]] = tuple
+    """What the node has to say of itself as a part of its cluster, one sentence each."""
 
 
 class Life:
@@ -118,7 +124,14 @@ class Life:
         database, engine, clock = self.database, self._world.config.engine, self._world.env.clock
         services = (
             KvService(database),
-            AdminService(database, clock, engine.pipeline.memory_limit_bytes, tables=engine.tables, archive=self.archive),
+            AdminService(
+                database,
+                clock,
+                engine.pipeline.memory_limit_bytes,
+                tables=engine.tables,
+                archive=self.archive,
+                node_warnings=self._birth.warnings,
+            ),
             ArchiveService(database, self.archive, self.copies.hash_content, clock),
         )
         return [method for service in services for method in service.methods()]

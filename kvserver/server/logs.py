@@ -10,16 +10,17 @@ import re
 import sys
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from kvserver.base import archive_events, archive_upkeep_events, events
 from kvserver.base.events import Event
+from kvserver.server.cluster_logs import CLUSTER_SENTENCES, Sentence
 
 LOG = logging.getLogger("kvserver.engine")
 PROCESS_LOG = logging.getLogger("kvserver.server")
 
-_SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
+_SENTENCES: Mapping[type[Event], Sentence] = {
     events.StoreCreated: (logging.INFO, lambda e: f"made {e.data_dir} into a new store, cluster {e.cluster_id}"),
     events.TornTailCut: (
         logging.WARNING,
@@ -87,6 +88,7 @@ _SENTENCES: Mapping[type[Event], tuple[int, Callable[[Any], str]]] = {
         lambda e: f"drill: restored revision {e.revision} in {e.seconds:.1f} s, and it is equal to the node",
     ),
     archive_upkeep_events.DrillFailed: (logging.ERROR, lambda e: f"the drill failed: {e.reason}"),
+    **CLUSTER_SENTENCES,
 }
 """The level and the sentence of kinds of events for which people want a better one than ``_plain_sentence`` makes."""
 
@@ -98,7 +100,8 @@ def log_event(event: Event) -> None:
     """Write an event to the log; called on any thread. Any dataclass will do: its docstring says what happened."""
     kind = type(event)
     default = logging.WARNING if kind.__name__.endswith(_BAD_NEWS) else logging.INFO
-    level, sentence = _SENTENCES.get(kind, (default, _plain_sentence))
+    told, sentence = _SENTENCES.get(kind, (default, _plain_sentence))
+    level = told if isinstance(told, int) else told(event)
     if LOG.isEnabledFor(level):
         LOG.log(level, "%s", sentence(event), extra={"event": event})
 

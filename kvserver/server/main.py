@@ -105,7 +105,7 @@ async def _serve(told: ServeConfig) -> int:
         loop.add_signal_handler(number, _on_signal, app, number)
     print(app.ready_line(), flush=True)
     if told.hints or sys.stdout.isatty():
-        print(_hints(app.listen, told.archive is not None), flush=True)
+        print(_hints(app.listen, told.archive is not None, told.cluster is not None, app.is_primary), flush=True)
     if await app.wait() == SOFTWARE_FAILURE:
         watchdog = threading.Timer(FAILURE_DEADLINE_S * 0.9, _leave, (SOFTWARE_FAILURE,))
         watchdog.daemon = True
@@ -129,12 +129,15 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _hints(listen: Address, archives: bool) -> str:
+def _hints(listen: Address, archives: bool, clustered: bool, is_primary: bool) -> str:
     """Return command lines to try, complete with the path of kvctl beside this interpreter."""
     kvctl = shlex.quote(str(Path(sys.executable).parent / "kvctl"))
     if str(listen) != config.DEFAULT_LISTEN:
         kvctl += f" -E {listen}"
-    return (
-        f"try it from another terminal:\n  {kvctl} put greeting hello\n  {kvctl} get greeting\n"
-        f"  {kvctl} scan\n  {kvctl} status\n{f'  {kvctl} archive status{chr(10)}' if archives else ''}Ctrl-C stops the server"
-    )
+    commands = ["put greeting hello"] if is_primary else []
+    commands += ["get greeting", "scan", "status"]
+    if clustered:
+        commands += ["cluster status", "repl slots" if is_primary else "promote --dry-run"]
+    if archives and is_primary:
+        commands.append("archive status")
+    return "\n".join(["try it from another terminal:", *(f"  {kvctl} {one}" for one in commands), "Ctrl-C stops the server"])

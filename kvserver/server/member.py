@@ -45,14 +45,12 @@ from kvserver.server.founding import find_register, reached_at, read_identity
 from kvserver.server.life import Birth, Life, World
 from kvserver.server.parts import Parts
 from kvserver.server.probes import Check
+from kvserver.server.promising import give_promise
 from kvserver.server.register_watch import RegisterWatch, RememberedRegister
 from kvserver.server.roles import Beginning, decide
 from kvserver.service.methods import Method
 
 LOG = logging.getLogger("kvserver.server")
-
-SETTLE_S = 5.0
-"""How long a primary that is fenced waits for what it has under way to come back from the log."""
 
 
 class Member:
@@ -78,7 +76,8 @@ class Member:
         self._is_undecided = False
         """It began as follower because the register could not be read."""
         self._settling: asyncio.Task[None] | None = None
-        self._stopping = False
+        self.is_stopping = False
+        """It ends for good: nothing is opened any more."""
         self.parts = Parts(self)
 
     # -- who it is --------------------------------------------------------------------------------------------------
@@ -132,7 +131,7 @@ class Member:
         """Return the part to begin with. Raises ReplicationError where nothing says which."""
         if self.watch.looked:
             node_id = self._kept.node_id if self._kept is not None else ""
-            return decide(self.watch.newest_claim(), node_id, self.vow.promised, self.cluster.follow is not None)
+            return decide(self.watch.records, node_id, self.vow.promised, self.cluster.follow is not None)
         if self._kept is None:
             raise ReplicationError(
                 Code.REGISTER_UNAVAILABLE,
@@ -162,12 +161,14 @@ class Member:
         await life.begin()
         self._kept = life.database.identity
         try:
+            self.watch.me = self.me()
             if role is Role.PRIMARY:
-                await self.watch.look()  # what was noted about the policy before this epoch began holds for it
+                # What was noted about the policy before this epoch began holds for it; and whoever wants to be the next primary
+                # must find this one in the register.
+                await self.watch.look()
                 await asyncio.to_thread(discard_incoming, self.world.env, self.paths)
             self.fenced = ""
             self.life = life
-            self.watch.me = self.me()
             await self.parts.start(life)
         except BaseException:
             self.life = life
@@ -176,6 +177,7 @@ class Member:
         old, self._part = self._part, role.value
         self.world.listener(PartChanged(old, role.value, life.database.history.current.number, why))
         self._serve()
+        self.watch.wake()
 
     def _birth(self, role: Role, claimed: Epoch | None = None) -> Birth:
         assert self._founded is not None, "the cluster is found first"
@@ -218,7 +220,7 @@ class Member:
 
     async def stop(self) -> None:
         """End for good. A change that is under way ends first: it opens nothing any more."""
-        self._stopping = True
+        self.is_stopping = True
         await self.parts.end()
         async with self.changing:
             await self.watch.stop()
@@ -256,7 +258,7 @@ class Member:
 
     async def _become(self, role: Role, claimed: Epoch | None, why: str) -> None:
         await self._end()
-        if self._stopping:
+        if self.is_stopping:
             raise NotServing("the node is stopping")
         try:
             await self.begin(role, claimed, why)
@@ -275,7 +277,7 @@ class Member:
         carried out to its end.
         """
         async with self.changing:
-            if self._stopping:
+            if self.is_stopping:
                 raise NotServing("the node is stopping")
             await to_the_end(self._reopen(prepare))
 
@@ -313,32 +315,7 @@ class Member:
         A candidate that has stopped waiting changes nothing of it: what was begun is a promise, heard or not.
         """
         async with self.changing:
-            return await to_the_end(self._promise(epoch, candidate))
-
-    async def _promise(self, epoch: Epoch, candidate: NodeIdentity) -> Promised:
-        life, me = self.life, self.identity()
-        if life is None or self._stopping:
-            raise ReplicationError(Code.FENCED, "this node is changing its part", "ask again in a moment")
-        if candidate.cluster_id != me.cluster_id:
-            raise ReplicationError(Code.WRONG_PEER, "the candidate is of another cluster", "ask nodes of its own cluster")
-        if candidate.register_id != me.register_id:
-            what = f"the candidate claims its epochs in the register {candidate.register_id!r}, not in {me.register_id!r}"
-            raise ReplicationError(Code.WRONG_PEER, what, "all nodes of a cluster name the same one: see --register")
-        if not self.vow.allows(epoch):
-            return self.parts.promised(False)
-        if life.role is Role.PRIMARY:
-            if epoch.number <= life.database.history.current.number:
-                return self.parts.promised(False)
-            if candidate.node_id != me.node_id:
-                self.fence(NotPrimary(candidate.address), f"{candidate.name} becomes primary under epoch {epoch.number}")
-                await self._settled(life)
-        async with self.parts.not_following():
-            try:
-                given = await asyncio.to_thread(self.vow.promise, epoch)
-            except OSError as error:
-                what = f"the promise cannot be kept: {error.strerror or error}"
-                raise ReplicationError(Code.FENCED, what, "see that the node's disk can be written") from error
-            return self.parts.promised(given)
+            return await to_the_end(give_promise(self, epoch, candidate))
 
     def serve_nothing(self) -> None:
         """Answer clients NOT_SERVING from now on, whatever the store could do."""
@@ -354,30 +331,13 @@ class Member:
         self.life.database.pipeline.fence(error)
         self.world.on_standing()
 
-    async def _settled(self, life: Life) -> None:
-        """Wait until what was under way is on disk: the log's end does not move behind this. Raises ReplicationError."""
-        moved = asyncio.Event()
-        stop = life.database.observe(moved.set)
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                while life.database.pipeline.unwritten and not life.has_failed:
-                    moved.clear()
-                    await moved.wait()
-        except TimeoutError:
-            what = f"what this node had under way did not come back from its disk within {SETTLE_S:.0f} s"
-            raise ReplicationError(Code.FENCED, what, "ask again in a moment; it takes no writes any more") from None
-        finally:
-            stop()
-        if life.has_failed:
-            raise NotServing("the log has failed; the process is ending", Code.LOG_FAILED)
-
     # -- the register -----------------------------------------------------------------------------------------------
 
     def _on_look(self) -> None:
         """Draw the conclusions from what the register holds now."""
         self.parts.on_look()
         life, begun = self.life, self.watch.newest_begun()
-        if life is None or self._stopping:
+        if life is None or self.is_stopping:
             return
         if life.role is Role.FOLLOWER:
             if self._is_undecided and not self.parts.is_promoting:
@@ -408,7 +368,7 @@ class Member:
 
     async def _step_down(self, why: str) -> None:
         async with self.changing:
-            if self.life is None or self.life.role is not Role.PRIMARY or self._stopping:
+            if self.life is None or self.life.role is not Role.PRIMARY or self.is_stopping:
                 return
             LOG.warning("goes on as follower: %s", why)
             with contextlib.suppress(Exception):  # it was said, and the process ends
@@ -417,7 +377,7 @@ class Member:
     async def _decide_late(self) -> None:
         """Begin as the register says, which could not be read before: a primary that was started meanwhile is one."""
         async with self.changing:
-            if self.life is None or self.life.role is not Role.FOLLOWER or self._stopping or self.parts.is_promoting:
+            if self.life is None or self.life.role is not Role.FOLLOWER or self.is_stopping or self.parts.is_promoting:
                 return
             begins = self._beginning()
             if begins.role is Role.PRIMARY:

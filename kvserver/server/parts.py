@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 
-import kvserver
 from kvserver.base.errors import Code, KvError, ReplicationError
-from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, LogEnd, Position, Role
+from kvserver.base.events import Event
+from kvserver.base.replication_events import StateChanged
+from kvserver.base.types import NO_EPOCH, Epoch, Role
 from kvserver.commit.replay import ReplayPipeline
 from kvserver.engine.table_kit import rocks
 from kvserver.replication import tail_compression
@@ -25,14 +27,20 @@ from kvserver.replication.messages import Description, Promised
 from kvserver.replication.peer import Peer
 from kvserver.replication.shipper import Shipping, ShippingOptions, Standing
 from kvserver.replication.slots import SlotInfo
+from kvserver.replication.states import FollowerState
+from kvserver.replication.waiting import to_the_end
+from kvserver.server import cluster_figures, describing
 from kvserver.server.cluster_control import Control
-from kvserver.server.content_check import ContentCheck
+from kvserver.server.content_check import ContentCheck, ContentRounds
+from kvserver.server.describing import heard_revision
 from kvserver.server.home import NodeHome
 from kvserver.server.life import Life
 from kvserver.server.policy_part import PolicyPart
 from kvserver.server.ports import MemberPort
+from kvserver.server.probes import Check
 from kvserver.server.promoting import Promotions
 from kvserver.server.replication_node import NodeReplication
+from kvserver.server.vow_keeper import VowKeeper
 from kvserver.service.cluster import ClusterService
 from kvserver.service.methods import Method
 from kvserver.service.replication import ReplicationService
@@ -42,8 +50,6 @@ LOG = logging.getLogger("kvserver.server")
 
 COMPRESSIONS = (tail_compression.ZSTD, tail_compression.NONE)
 """Those that this node's peers can undo, best first."""
-
-_NO_END = LogEnd(Position(NO_EPOCH, 0, b""), 0, 0)
 
 
 class Parts:
@@ -59,7 +65,7 @@ class Parts:
             member.paths,
             rocks(world.config.failpoints),
             world.config.engine.tables,
-            world.listener,
+            self._on_event,
             compressions=COMPRESSIONS,
         )
         self.driver: Follower | None = None
@@ -74,7 +80,11 @@ class Parts:
         self._promising = 0
         self._standing_still = False
         self._known_primary = ""
-        self._under_way: set[asyncio.Future[object]] = set()
+        self._transitions: Counter[tuple[str, str]] = Counter()
+        self.samples: cluster_figures.Samples = {}
+        """For ``/metrics``, as of the last tick; set whole."""
+        self._keeper = VowKeeper(lambda: member.vow)
+        self._rounds = ContentRounds(self.content, world.env.clock, member.cluster.content_check_h)
         self._promotions = Promotions(member)
         self._control = Control(member, self._promotions)
         self._replication = NodeReplication(member)
@@ -87,14 +97,23 @@ class Parts:
         """Return who speaks to another node; whoever asked closes it."""
         return GrpcPeer(address)
 
+    def _on_event(self, event: Event) -> None:
+        """Count what the follower goes through, in all the lives of this process, and pass it on."""
+        if isinstance(event, StateChanged) and event.old != event.new:
+            self._transitions[event.old, event.new] += 1
+        self._member.world.listener(event)
+
+    @property
+    def is_promoting(self) -> bool:
+        """Say whether this node is being promoted."""
+        return self._promotions.is_running
+
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self, life: Life) -> None:
         """Start what belongs to a part. Raises KvError, OSError."""
-        vow = self._member.vow
-        if life.role is Role.FOLLOWER and vow.promised == NO_EPOCH and holds_nothing(life.database):
-            # A new folder, perhaps of a name that acknowledged before: durable before the first byte of a log is.
-            await asyncio.to_thread(vow.note_lost, UNKNOWN_LOST)
+        if life.role is Role.FOLLOWER:
+            await self._keeper.begin(life.database)
         self.serve_again(life)
         if life.role is Role.PRIMARY:
             assert self.shipping is not None, "a log is shipped before anybody acknowledges it"
@@ -123,6 +142,9 @@ class Parts:
         self.shipping.start()
         self.copies = CheckpointSource(member.world.env, member.paths, life.database, member.world.listener)
         self.copies.reserve = self.shipping.reserve
+        if life.role is Role.FOLLOWER:
+            self._tell_primary(life)
+            life.database.observe(lambda: None if member.vow.is_complete else self._keep_vow(life))
 
     async def stop_serving(self) -> None:
         """Ship no more, and copy no more: the store is about to be closed."""
@@ -138,7 +160,9 @@ class Parts:
         driver, self.driver = self.driver, None
         if driver is not None:
             await driver.stop()
+        self._standing_still = False  # whoever stood still does so no more, in whatever part
         self.policy.stop()
+        await self._rounds.stop()
         await self.stop_serving()
 
     async def end(self) -> None:
@@ -149,32 +173,16 @@ class Parts:
         """Do what time makes due."""
         self.policy.tick()
         life = self._member.life
-        if life is not None and isinstance(life.database.pipeline, ReplayPipeline):
-            life.database.pipeline.primary = self.primary_address()
+        if life is not None and life.role is Role.FOLLOWER:
+            self._tell_primary(life)
             self._keep_vow(life)
+        elif life is not None and self.shipping is not None and not self._member.fenced:
+            self._rounds.tick(self.shipping)
+        self.samples = cluster_figures.samples(self._member, self._transitions, not self.policy.is_lost)
 
     def _keep_vow(self, life: Life) -> None:
-        """Obey the epoch that is followed, for good; count for a quorum only with all that may have been acknowledged."""
-        vow, end = self._member.vow, life.database.log_end()
-        heard = self._heard_revision(life)
-        if self._was_empty and heard > CREATION_REVISION:  # a new node of this name: what the old one acknowledged is not here
-            self._was_empty = False
-            self._beside(lambda: vow.note_lost(heard))
-        if end.position.epoch > vow.promised and vow.allows(end.position.epoch):
-            self._beside(lambda: vow.promise(end.position.epoch))
-        if not vow.is_complete and end.position.revision >= vow.needs_revision:
-            self._beside(lambda: vow.complete(end.position.revision))
-
-    def _beside(self, work: Callable[[], object]) -> None:
-        """Do what blocks on a thread; what goes wrong there goes wrong again with the next tick."""
-        task = asyncio.ensure_future(asyncio.to_thread(work))
-        self._under_way.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Future[object]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            LOG.warning("the file PROMISE cannot be written: %s", task.exception())
+        if life is self._member.life:
+            self._keeper.tick(life.database, heard_revision(self._member))
 
     # -- who is primary ---------------------------------------------------------------------------------------------
 
@@ -187,7 +195,7 @@ class Parts:
         epoch, address = self._heard
         known = member.watch.primary()
         if begun is not None and known is not None and begun.epoch.number >= epoch.number:
-            return known.address if known.node_id != member.identity().node_id else ""
+            return known.address if known.address != member.address else ""  # also a copy of this folder, to be told by name
         if address and address != member.address:
             return address
         follow = member.cluster.follow
@@ -197,6 +205,12 @@ class Parts:
         """Note who is primary under an epoch, as another node said."""
         if primary and epoch >= self._heard[0]:
             self._heard = epoch, primary
+            self._tell_primary(self._member.life)
+
+    def _tell_primary(self, life: Life | None) -> None:
+        """Have those who want to write told where they can."""
+        if life is not None and isinstance(life.database.pipeline, ReplayPipeline):
+            life.database.pipeline.primary = self.primary_address()
 
     def _on_higher_epoch(self, epoch: Epoch) -> None:
         """Another node knows a higher epoch: look at the register, which knows whether it has begun."""
@@ -226,6 +240,7 @@ class Parts:
     def on_look(self) -> None:
         """Take in what the register says now."""
         self.policy.on_look()
+        self._tell_primary(self._member.life)
         known = self.primary_address()
         if self.driver is not None and known != self._known_primary:
             self.driver.wake()
@@ -248,26 +263,33 @@ class Parts:
 
     @contextlib.asynccontextmanager
     async def not_following(self) -> AsyncIterator[None]:
-        """Follow nobody while the block runs: what is under way is taken to its end first."""
-        driver = self.driver
-        if driver is not None:
-            await driver.pause()
+        """Follow nobody while the block runs: what is under way is taken to its end first. Not to be cancelled."""
+        self._promising += 1
         try:
+            await self._pause()
             yield
         finally:
-            if driver is not None and driver is self.driver and not self._standing_still:
-                driver.resume()
+            self._promising -= 1
+            self._go_on()
 
     async def stand_still(self) -> None:
         """Follow nobody until ``move_again``: this node is about to become primary."""
         self._standing_still = True
-        if self.driver is not None:
-            await self.driver.pause()
+        await to_the_end(self._pause())
 
     def move_again(self) -> None:
         """Follow again."""
         self._standing_still = False
-        if self.driver is not None:
+        self._go_on()
+
+    async def _pause(self) -> None:
+        """Return when the log's end stands still, whoever else has asked for that at the same time."""
+        async with self._pausing:
+            if self.driver is not None:
+                await self.driver.pause()
+
+    def _go_on(self) -> None:
+        if self.driver is not None and not self._standing_still and not self._promising:
             self.driver.resume()
 
     def promised(self, given: bool) -> Promised:
@@ -275,60 +297,34 @@ class Parts:
         member, life = self._member, self._member.life
         assert life is not None, "it is open while it promises"
         end = life.database.log_end()
-        vow = member.vow
-        return Promised(given, member.identity(), end, vow.promised, vow.is_complete, self._heard_revision(life))
-
-    def _heard_revision(self, life: Life) -> int:
-        if life.role is Role.PRIMARY:
-            return life.database.log_end().position.revision
-        return self.driver.marks.durable if self.driver is not None else 0
+        vow, current = member.vow, life.database.history.current
+        highest = max(vow.promised, current) if life.role is Role.PRIMARY else vow.promised
+        return Promised(given, member.identity(), end, highest, vow.is_complete, heard_revision(member))
 
     def describe(self) -> Description:
         """Say who the node is, which part it plays and how far it is."""
-        member, life = self._member, self._member.life
-        now_ms = member.world.env.clock.now_ms()
-        promised = member.vow.promised
-        if life is None:
-            empty = NO_EPOCH
-            state, reason = ("CHANGING", "the store is closed while the node changes its part")
-            return Description(
-                member.identity(), "none", state, reason, empty, promised, _NO_END, 0, 0, 0, 0, "", "", kvserver.__version__
-            )
-        database = life.database
-        marks, driver = database.marks, self.driver
-        if life.role is Role.PRIMARY:
-            state, reason = ("FENCED", member.fenced) if member.fenced else ("PRIMARY", "")
-        elif driver is not None:
-            state, reason = driver.state.value, driver.reason
-        else:
-            state, reason = "CONNECTING", ""
-        heard = self._heard_revision(life)
-        is_primary = life.role is Role.PRIMARY
-        return Description(
-            identity=member.identity(),
-            role=life.role.value,
-            state=state,
-            reason=self.distrusted or reason,
-            epoch=database.history.current,
-            promised=promised,
-            end=database.log_end(),
-            applied=marks.applied,
-            visible=marks.visible,
-            heard=heard,
-            heard_ms=now_ms if is_primary else driver.heard_ms if driver is not None else 0,
-            follows=driver.source if driver is not None else "",
-            primary=self.primary_address(),
-            server_version=kvserver.__version__,
-            lag_revisions=0 if is_primary else max(0, heard - marks.applied),
-            lag_ms=database.lag_ms(),
-            lag_bytes=driver.marks.pending_bytes if driver is not None else 0,
-        )
+        return describing.describe(self._member)
+
+    def checks(self) -> list[Check]:
+        """Return what decides, beside the store, whether requests should be sent here. Safe on any thread."""
+        return describing.checks(self._member)
+
+    def warnings(self) -> list[str]:
+        """Return what an operator of this node should know, one sentence each."""
+        return describing.warnings(self._member)
+
+    # -- content that cannot be relied on -----------------------------------------------------------------------------
 
     def _distrust(self, why: str) -> None:
         """Serve no more: this node's content cannot be relied on."""
         LOG.critical("serves no more: %s; fetch it anew with: kvctl reinit %s", why, self._member.identity().name)
         self.distrusted = why
         self._member.serve_nothing()
+
+    def on_prepared(self) -> None:
+        """Note that a store was exchanged, or a part of it: what was copied anew may be relied on again."""
+        if self.driver is not None and self.driver.state is FollowerState.RESTORING:
+            self.distrusted = ""
 
     def raise_distrusted(self) -> None:
         """Raise KvError where the node does not trust its own content."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
+from kvserver.base.errors import KvError
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import Epoch, Role
 from kvserver.replication.checkpoint_source import CheckpointSource
@@ -28,6 +30,7 @@ class PartsPort(Protocol):
     driver: Follower | None
     shipping: Shipping | None
     copies: CheckpointSource | None
+    distrusted: str
 
     @property
     def home(self) -> Home:
@@ -68,6 +71,12 @@ class PartsPort(Protocol):
     def move_again(self) -> None:
         """Follow again."""
 
+    def not_following(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Follow nobody while the block runs."""
+
+    def promised(self, given: bool) -> Promised:
+        """Return the answer to whoever asked for a promise."""
+
     def raise_distrusted(self) -> None:
         """Raise KvError where the node does not trust its own content."""
 
@@ -81,6 +90,7 @@ class MemberPort(Protocol):
     life: Life | None
     address: str
     fenced: str
+    is_stopping: bool
     changing: asyncio.Lock
     register: StoreRegister
     vow: Vow
@@ -97,7 +107,7 @@ class MemberPort(Protocol):
     def identity(self) -> NodeIdentity:
         """Return who it is."""
 
-    async def become(self, role: Role, claimed: Epoch | None = None) -> None:
+    async def become(self, role: Role, claimed: Epoch | None = None, why: str = "") -> None:
         """End this life and begin another. ``changing`` is held. Raises KvError."""
 
     async def reopen(self, prepare: Callable[[], None]) -> None:
@@ -105,6 +115,9 @@ class MemberPort(Protocol):
 
     async def promise(self, epoch: Epoch, candidate: NodeIdentity) -> Promised:
         """Refuse lower epochs from now on. Raises KvError."""
+
+    def fence(self, error: KvError, why: str) -> None:
+        """Acknowledge nothing any more."""
 
     def serve_nothing(self) -> None:
         """Answer clients NOT_SERVING from now on."""

@@ -7,6 +7,7 @@ waits for one.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kvserver.base.clock import Clock
@@ -40,6 +41,8 @@ class Probes:
         self._heartbeat_s = clock.monotonic()
         self.phase = Phase.STARTING
         self.database: Database | None = None
+        self.node: Callable[[], list[Check]] = list
+        """What a node of a cluster looks at beside its store; safe on any thread."""
 
     def beat(self) -> None:
         """Leave a sign of life; called by the event loop."""
@@ -53,6 +56,8 @@ class Probes:
     def ready(self) -> list[Check]:
         """Return what decides whether requests should be sent here."""
         checks = [*self.live(), Check("serving", self.phase is Phase.SERVING, f"the node is {self.phase.value}")]
+        if self.phase is Phase.SERVING:
+            checks += self.node()
         database = self.database
         if database is not None:
             failure = database.failure

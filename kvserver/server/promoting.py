@@ -37,8 +37,15 @@ class NodeCandidate:
         return self._member.vow
 
     def describe(self) -> Description:
-        """Say which part it plays, and in which state it is."""
-        return self._member.parts.describe()
+        """Say which part it plays, and in which state it is.
+
+        A primary behind whose epoch another node has claimed one and not gone on is as good as fenced: those that promised do
+        not obey it any more. To be promoted again, under a higher number, is what helps.
+        """
+        said, claimed = self._member.parts.describe(), self._member.watch.newest_claim()
+        if said.state == "PRIMARY" and claimed is not None and claimed.epoch.number > said.epoch.number:
+            return said._replace(state="FENCED", reason=f"{claimed.node} has claimed epoch {claimed.epoch.number}")
+        return said
 
     def end(self) -> LogEnd:
         """Return where its log durably ends."""
@@ -56,18 +63,20 @@ class NodeCandidate:
     async def promise(self, epoch: Epoch) -> Promised:
         """Do what it does when another node asks for its promise; follow nobody until the promotion has ended."""
         member = self._member
-        if (
-            member.life is not None and member.life.role is Role.PRIMARY
-        ):  # a fenced one: only a follower's log takes others' bytes
-            async with member.changing:
-                await member.become(Role.FOLLOWER)
+        async with member.changing:
+            if member.life is not None and member.life.role is Role.PRIMARY:  # a fenced one: only a follower takes others' bytes
+                await member.become(Role.FOLLOWER, why="it was fenced, and is to be promoted")
         await member.parts.stand_still()
         return await member.promise(epoch, self.identity)
 
     async def catch_up(self, address: str, end: LogEnd) -> None:
         """Fetch the log of another node up to this end."""
         parts = self._member.parts
-        await catch_up(parts.home, parts.floor, parts.peer(address), end)
+        peer = parts.peer(address)
+        try:
+            await catch_up(parts.home, parts.floor, peer, end)
+        finally:
+            await peer.close()
 
     async def take_over(self, epoch: Epoch) -> Position:
         """Open the store as primary under a claimed epoch."""
@@ -76,7 +85,7 @@ class NodeCandidate:
             if member.vow.promised != epoch:
                 what = f"it has promised to obey epoch {member.vow.promised.number} meanwhile"
                 raise ReplicationError(Code.PROMOTION_REFUSED, what, "see who is primary with: kvctl cluster status")
-            await member.become(Role.PRIMARY, epoch)
+            await member.become(Role.PRIMARY, epoch, why=f"it was promoted, under epoch {epoch.number}")
         return member.life.database.history.epochs[-1][1] if member.life is not None else self.end().position
 
     async def stand_down(self) -> None:
@@ -97,9 +106,14 @@ class Promotions:
         self._member = member
         self._running: asyncio.Task[None] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Say whether one is under way."""
+        return self._running is not None and not self._running.done()
+
     async def promote(self, dry_run: bool, accept_loss: bool) -> AsyncIterator[PromotionStep]:
         """Make this node the primary; yield each step. Raises KvError. It goes on by itself when nobody listens any more."""
-        if self._running is not None and not self._running.done():
+        if self.is_running:
             raise ReplicationError(
                 Code.PROMOTION_REFUSED, "this node is being promoted already", "see how it goes with: kvctl cluster status"
             )

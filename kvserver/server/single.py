@@ -26,6 +26,11 @@ class Single:
         self._cluster = ClusterService(AloneControl(world.env.clock, self._database, lambda: self._address))
 
     @property
+    def is_primary(self) -> bool:
+        """Say whether it takes writes."""
+        return self.life is not None
+
+    @property
     def has_failed(self) -> bool:
         """Say whether the log failed."""
         return self._begun.has_failed

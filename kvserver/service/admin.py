@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 
 NAME = "kvproto.v1.Admin"
 ROLE = "primary"
-"""The only part that a node can play until there is replication."""
+"""The name under which the health service says whether the node takes writes."""
 
 MEMORY_WARNING_SHARE = 0.9
 """Of what writes may use of memory, above which it is time to say so."""
@@ -44,8 +44,11 @@ class AdminService:
         memory_limit_bytes: int = 0,
         tables: TableOptions | None = None,
         archive: archive.Archive | None = None,
+        node_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """``node_warnings``: asked for what the node has to say of itself as a part of its cluster."""
         self._database = database
+        self._node_warnings = node_warnings
         self._archive = archive
         self._clock = clock
         self._memory_limit_bytes = memory_limit_bytes
@@ -80,7 +83,7 @@ class AdminService:
         archived = self._archive.report() if self._archive is not None else None
         return admin_pb2.StatusResponse(
             header=self._answers.header(marks.visible),
-            role=ROLE,
+            role=database.role.value,
             server_version=kvserver.__version__,
             format_version=database.identity.format_version,
             assigned_revision=marks.assigned,
@@ -96,6 +99,7 @@ class AdminService:
             wal_bytes=log.total_bytes,
             uptime_ms=int((self._clock.monotonic() - self._began) * 1000),
             warnings=[
+                *self._node_warnings(),
                 *self._warnings(log.space_error, memory_bytes),
                 *self._table_warnings(tables),
                 *(archive.warnings(archived) if archived is not None else ()),

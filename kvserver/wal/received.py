@@ -19,14 +19,13 @@ off, durably, before anything is written there again. A sync that fails is final
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import itertools
 import threading
 
 from kvserver.base.clock import Clock
 from kvserver.base.events import Listener, SegmentSealed, ignore
-from kvserver.base.fs import FileSystem, opened, read_file
+from kvserver.base.fs import FileSystem
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import CREATION_REVISION, NO_EPOCH, Epoch, LogEnd, Position
 from kvserver.wal import format as fmt
@@ -34,7 +33,6 @@ from kvserver.wal.chunk import Before, Checked, ChunkChecker
 from kvserver.wal.chunk import ChunkRefused as ChunkRefused
 from kvserver.wal.chunk import ReceivedGroup as ReceivedGroup
 from kvserver.wal.node_log import LogExtent
-from kvserver.wal.reader import SegmentReader
 from kvserver.wal.receiving import ReceivingSegment
 from kvserver.wal.recovery import RecoveredLog
 from kvserver.wal.segment import SegmentInfo
@@ -68,7 +66,6 @@ class ReceivedLog:
         self._paths = paths
         self._listener = listener
         self._checker = ChunkChecker(cluster_id, base)
-        self._base = base
         self._creation = Position(NO_EPOCH, CREATION_REVISION, fmt.creation_chain(cluster_id))
         self._met = base is None or bool(recovered.segments)
         """The log passes through the tables' position, as far as it was taken."""
@@ -130,29 +127,6 @@ class ReceivedLog:
         except BaseException as error:
             self._failure = error
             raise
-
-    def drop_marks(self) -> LogEnd:
-        """Cut the log behind its last group, durably, and return its end: the position stays, marks and a seal go.
-
-        For a node whose position another one shares, and its place not: where that one became primary it sealed the segment
-        right behind the last frame that it had. What was taken and not synced goes too. Raises Corruption; OSError is final.
-        """
-        self._raise_failure()
-        for segment in self._receiving:
-            if segment.is_named:
-                segment.file.close()
-            else:
-                segment.drop(self._fs)
-        self._receiving = []
-        if self._last is None:
-            self._met = self._base is None
-            return self._end
-        try:
-            self._cut(self._last)
-        except BaseException as error:
-            self._failure = error
-            raise
-        return self._end
 
     # -- what it has in common with the log of a primary ----------------------------------------------------------------
 
@@ -322,23 +296,6 @@ class ReceivedLog:
         if segment.is_sealed:
             segment.file.close()
             self._listener(SegmentSealed(info.path.name, info.end.revision, info.length_bytes))
-
-    def _cut(self, last: SegmentInfo) -> None:
-        reader = SegmentReader(last.path, read_file(self._fs, last.path)[: last.length_bytes])
-        end, groups = reader.offset, 0
-        for _ in reader.frames():
-            if reader.groups > groups:
-                end, groups = reader.offset, reader.groups
-        if reader.position != last.end or reader.offset != last.length_bytes:
-            raise reader.corruption("a frame that was durable does not check")
-        with opened(self._fs.open(last.path, writable=True)) as file:
-            file.truncate(end)
-            file.sync()
-        self._receiving = [ReceivingSegment.resume(self._fs, last, end, groups, reader.time_ms)]
-        with self._segments_changing:
-            self._sealed = [*self._sealed]  # another list: whoever remembers places of this log forgets them
-            self._last, self._last_is_sealed = dataclasses.replace(last, length_bytes=end), False
-            self._end = self._end._replace(offset=end)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -13,13 +13,21 @@ import pytest
 from seeded_bugs.archive_corpus import ARCHIVE_CORPUS
 from seeded_bugs.archiver_corpus import ARCHIVER_CORPUS
 from seeded_bugs.corpus import CORPUS, SeededBug
+from seeded_bugs.follower_corpus import FOLLOWER_CORPUS
+from seeded_bugs.promotion_corpus import PROMOTION_CORPUS
 from seeded_bugs.quorum_corpus import QUORUM_CORPUS
+from seeded_bugs.replication_corpus import REPLICATION_CORPUS
 from seeded_bugs.restore_corpus import RESTORE_CORPUS
+from seeded_bugs.server_corpus import SERVER_CORPUS
+from seeded_bugs.shipping_corpus import SHIPPING_CORPUS
 
-EVERY = (*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS, *QUORUM_CORPUS)
+EVERY = (
+    *(*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS),
+    *(*QUORUM_CORPUS, *REPLICATION_CORPUS, *SHIPPING_CORPUS, *PROMOTION_CORPUS, *FOLLOWER_CORPUS, *SERVER_CORPUS),
+)
 ROOT = Path(__file__).resolve().parents[2]
-OFTEN = {bug.file: bug for bug in reversed(EVERY)}
-"""The first bug of each file of the source: planted at every run of the tests; the others by ``make test-seeded``."""
+OFTEN = {Path(bug.file).parent: bug for bug in reversed(EVERY)}
+"""The first bug of each folder of the source: planted at every run of the tests; all of them by ``make test-seeded``."""
 PARTS = ("kvserver", "protos", "client", "tests", "pyproject.toml")
 TESTS_FAILED = 1
 """pytest's exit code when tests ran and some failed; anything else (no tests, broken imports) proves nothing."""
@@ -33,9 +41,17 @@ def chosen() -> tuple[SeededBug, ...]:
 def test_every_bug_has_a_name_of_its_own_and_a_place() -> None:
     names = [bug.name for bug in EVERY]
     assert len(set(names)) == len(names)
+    misplaced = [f"{bug.name}: seed it anew in {bug.file}" for bug in EVERY if not has_place(bug)]
+    assert not misplaced, "\n".join(misplaced)
     for bug in EVERY:
-        text = (ROOT / bug.file).read_text()
-        assert all(text.count(old) == 1 for old, _ in bug.changes), f"{bug.name}: seed it anew in {bug.file}"
+        assert bug.caught_by and all((ROOT / test).exists() for test in bug.caught_by), f"{bug.name}: its tests are gone"
+
+
+def has_place(bug: SeededBug) -> bool:
+    """Say whether each text that a bug replaces stands in the source exactly once."""
+    path = ROOT / bug.file
+    text = path.read_text() if path.exists() else ""
+    return all(text.count(old) == 1 for old, _ in bug.changes)
 
 
 def plant(bug: SeededBug, tree: Path) -> None:

@@ -18,6 +18,7 @@ from kvserver.archive.archiver import ArchiverOptions
 from kvserver.archive.backup import create_backup
 from kvserver.archive.catalog import read_catalog
 from kvserver.archive.dictionary import Dictionaries
+from kvserver.archive.names import ArchiveNames
 from kvserver.archive.plan import RestoreTarget, make_plan
 from kvserver.archive.records import BackupRecord
 from kvserver.archive.restore import restore
@@ -31,7 +32,6 @@ from kvserver.engine.database import Database
 from support.archived_store import twin_options
 from support.archiving import WAL, DatabaseLog, World
 from support.clocks import ManualClock
-from support.logs import PATHS
 from support.memfs import MemoryFileSystem
 from support.memory_store import MemoryStore
 from support.stores import content, open_store, run_settling, settle
@@ -80,11 +80,6 @@ class Member(World):
             hold_archive=self.hold_archive,
         )
         self.cluster.cluster_id = self.database.identity.cluster_id
-        self._look()
-
-    def _look(self) -> None:
-        from kvserver.archive.names import ArchiveNames
-
         self.names = ArchiveNames(self.database.identity.cluster_id)
         self.log = DatabaseLog(self)
         self.remember()
@@ -97,10 +92,12 @@ class Member(World):
         self.role = Role.PRIMARY
         self.restart()
 
-    def demote(self) -> None:
-        """Go on as follower."""
+    def die_and_follow(self) -> None:
+        """End without a word, so that nothing is written behind what was shipped, and go on as follower."""
+        self.disk.kill()
+        self.disk = self.node.disk = self.disk.clone()
         self.role = Role.FOLLOWER
-        self.restart()
+        self.open()
 
     def follow(self, source: World, upto: int | None = None, archived: int | None = None) -> None:
         """Take what a log holds, up to the frame that ends with a revision; hear what is visible, and archived."""
@@ -169,6 +166,3 @@ def judge(cluster: ArchiveCluster, newest: Member) -> None:
     assert report.is_whole, (report.damaged, report.problems)
     assert content(restored(cluster)) == newest.contents()
     newest.database.marks.check()
-
-
-__all__ = ["PATHS", "ArchiveCluster", "Member", "judge", "restored"]

@@ -142,6 +142,20 @@ def test_epochs_listed_by_one_call_are_the_same_however_often_it_fails(fault: St
         )
 
 
+def test_what_was_given_up_before_an_epoch_was_closed_is_not_listed_when_the_log_still_has_it() -> None:
+    world = three_epochs()
+    world.archive()
+    entries, sealed = world.entries(), world.database.sealed_segments()
+    store = without_manifests(world)
+    line = continuation(world, store)
+    line.resume(sealed)
+    line.append(entries[:1])
+    assert [gap.last_revision for gap in line.close_older()] == [entries[2].start.revision]
+    again = continuation(world, store)
+    assert unarchived(sealed, again.resume(sealed)) == sealed[3:]
+    assert again.append(entries[3:]) == []
+
+
 def without_manifests(world: World) -> MemoryStore:
     """Return a copy of the archive in which nothing is listed."""
     store = world.sound_store()

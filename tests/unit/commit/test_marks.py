@@ -45,6 +45,20 @@ def test_nothing_is_in_tables_that_is_not_visible() -> None:
         made.check()
 
 
+def test_what_a_former_primary_archived_counts_once_it_is_shown() -> None:
+    made = Marks(7, waits=True)
+    made.move_archived(5)
+    assert (made.visible, made.archived) == (1, 1)
+    made.check()
+    made.move_replicated(4)
+    assert (made.visible, made.archived) == (4, 4)
+    made.move_replicated(7)
+    assert (made.visible, made.archived) == (7, 5)
+    made.check()
+    with pytest.raises(ValueError, match="8 cannot be archived"):
+        made.move_archived(8)
+
+
 def test_nothing_is_archived_that_is_not_visible() -> None:
     made = Marks(7)
     made.move_archived(5)

@@ -41,3 +41,11 @@ def test_the_failpoints_stand_in_the_order_in_which_they_are_passed() -> None:
     text = "\n".join(section(DOCUMENT, "Archive, backup, restore").lines)
     places = [text.index(f"`{name}`") for name in failpoints.ARCHIVE_NAMES]
     assert places == sorted(places)
+
+
+def test_every_failpoint_of_several_nodes_stands_at_a_step() -> None:
+    rows = [row for table in section(DOCUMENT, "Several nodes").tables() for row in table]
+    assert all("step" in row and "a crash here leaves" in row for row in rows)
+    named = {name for row in rows for name in in_code(row["step"])}
+    points = {name for name in named if name.startswith(("bootstrap.", "rewind.", "swap.", "vow.", "promotion.", "register."))}
+    assert points == set(failpoints.REPLICATION_NAMES)

@@ -40,6 +40,24 @@ def test_every_object_is_named(node: Node) -> None:
     assert f"claim `{claim['metadata']['name']}-kvserver-0`" in parts
 
 
+def test_every_part_of_a_cluster_is_named() -> None:
+    overlay = Node(build(ROOT / "k8s" / "overlays" / "cluster-shared-folder"))
+    rows = section(DOCUMENT, "A cluster").table()
+    parts = " ".join(row["part"] for row in rows)
+    assert f"StatefulSet `{overlay.name}`, {overlay.stateful_set['replicas']} replicas, `Parallel`" in parts
+    for kind in ("PodDisruptionBudget", "NetworkPolicy"):
+        (name,) = overlay.named(kind)
+        assert f"{kind} `{name}`" in parts
+    words = overlay.container["args"]
+    for flag in ("--name", "--advertise"):
+        assert f"`{flag} {words[words.index(flag) + 1]}`" in rows[0]["what it is for"]
+    cluster = overlay.config().cluster
+    assert cluster is not None
+    (counted,) = (row["what it is for"] for row in rows if "`members`" in row["part"])
+    assert counted.startswith(f"{cluster.write_quorum} of `{'`, `'.join(cluster.members)}`")
+    assert "none was available" in " ".join(section(DOCUMENT, "A cluster").lines)
+
+
 def test_the_probes_are_those_of_the_pod(node: Node) -> None:
     (rows,) = (table for table in section(DOCUMENT, "The pod").tables() if "probe" in table[0])
     told = {row["probe"]: row for row in rows}

@@ -11,18 +11,26 @@ import pytest
 
 from kvserver.base.clock import SystemClock
 from kvserver.base.environment import Environment
+from kvserver.base.events import ignore
 from kvserver.base.identity_file import FORMAT_VERSION as FOLDER_VERSION
 from kvserver.base.identity_file import create_identity
 from kvserver.base.paths import DataPaths, SegmentName, is_prepared, is_torn, parse_segment
-from kvserver.base.register import NodeRecord
+from kvserver.base.register import NodeRecord, PolicyNote
 from kvserver.base.types import NO_EPOCH, Epoch, Position
+from kvserver.engine.swap import begin_swap
+from kvserver.replication import register_records
 from kvserver.replication.local_register import LocalRegister
+from kvserver.replication.messages import NodeIdentity
+from kvserver.replication.slots import Slots
+from kvserver.replication.store_register import StoreRegister, found
+from kvserver.replication.vow import Vow
 from kvserver.storage.origin import Origin, write_origin
 from kvserver.storage.restore_record import RestoreRecord, create_restore_record
 from kvserver.wal import format as fmt
 from kvserver.wal.commit_record import DELETE, PUT, Effect, decode_commit, encode_commit
 from kvserver.wal.reader import End, SegmentReader
 from support.memfs import MemoryFileSystem
+from support.memory_store import MemoryStore
 from unit.docs.documents import Section, in_code, number, section
 
 DOCUMENT = "docs/log_format.md"
@@ -215,18 +223,63 @@ def test_the_small_files_have_the_fields_of_the_document() -> None:
     write_origin(Environment(fs=fs, clock=SystemClock()), paths, origin)
     record = RestoreRecord("file:///srv/archive", CLUSTER_ID, 7, False, "/data", False, 0, {})
     create_restore_record(Environment(fs=fs, clock=SystemClock()), paths, record)
-    written = (paths.identity, paths.claim(1), paths.branch(1), paths.begun(1), paths.origin, paths.restore)
-    rows = section(DOCUMENT, "Beside the log").table()
+    Vow.open(Environment(fs=fs, clock=SystemClock()), paths).promise(Epoch(1, 7))
+    _write_slots(fs, paths)
+    fs.make_dir(paths.incoming)
+    fs.make_dir(paths.incoming / "wal")
+    begin_swap(Environment(fs=fs, clock=SystemClock()), paths, ["wal"])
+    of_epochs = (paths.claim(1), paths.branch(1), paths.begun(1))
+    written = (paths.identity, *of_epochs, paths.origin, paths.restore, paths.promise, paths.slots, paths.swap)
+    rows = section(DOCUMENT, "Beside the log").tables()[0]
     for row, path in zip(rows, written, strict=True):
         fields = json.loads(fs.contents()[path])
+        assert in_code(row["file"])[0].rpartition("/")[2] in (path.name, path.name.replace("00000001", "E" * 8))
         assert set(in_code(row["fields"])) | {"crc32c"} == set(fields), path.name
+        if "store" in fields:
+            assert f'("{fields["store"]}")' in row["fields"]
     assert f"of the data folder, {FOLDER_VERSION})" in rows[0]["fields"]
-    assert '("kvserver checkpoint")' in rows[-2]["fields"]
-    assert '("kvserver restore")' in rows[-1]["fields"]
     fields = json.loads(fs.contents()[paths.origin])
-    text = " ".join(section(DOCUMENT, "Beside the log").lines).rpartition("|")[2]
-    named = set(in_code(text))
-    assert set(fields["position"]) | set(fields["epochs"][0]) <= named
+    text = " ".join(line for line in section(DOCUMENT, "Beside the log").lines if not line.startswith("|"))
+    (slot,) = json.loads(fs.contents()[paths.slots])["slots"]
+    assert set(fields["position"]) | set(fields["epochs"][0]) | set(slot) <= set(in_code(text))
+
+
+def _write_slots(fs: MemoryFileSystem, paths: DataPaths) -> None:
+    """Have a follower's slot written down."""
+    slots = Slots(fs, paths, SystemClock(), _HoldsNothing(), 1 << 30, ignore)
+    slots.reserve(NodeIdentity(CLUSTER_ID, "n2", "id2", "127.0.0.1:1", "r"), 7)
+    slots.write(slots.record())
+
+
+class _HoldsNothing:
+    def hold(self, name: str, revision: int) -> None:
+        """Hold nothing."""
+
+    def release_hold(self, name: str) -> None:
+        """Let nothing go."""
+
+
+def test_the_objects_of_the_register_have_the_fields_of_the_document() -> None:
+    env = Environment(fs=MemoryFileSystem(), clock=SystemClock())
+    store = MemoryStore()
+    founded = found(store, env)
+    register = StoreRegister(store, founded, env)
+    node = NodeRecord("n", "id", "127.0.0.1:1")
+    register.claim(Epoch(1, 7), node, 0)
+    register.record_branch(Epoch(1, 7), Position(NO_EPOCH, 1, bytes(16)))
+    register.record_begun(Epoch(1, 7))
+    register.join(node)
+    register.add_note(PolicyNote(1, Epoch(1, 7), "n", 0, True, "power"))
+    names = (
+        register_records.REGISTER,
+        *(name(1) for name in (register_records.claim_name, register_records.branch_name, register_records.begun_name)),
+        register_records.node_name("n"),
+        register_records.note_name(1),
+    )
+    for row, name in zip(section(DOCUMENT, "The register").table(), names, strict=True):
+        fields = json.loads(store.read(name, limit=register_records.MAX_RECORD_BYTES))
+        assert in_code(row["object"])[0].partition("/")[0] == name.partition("/")[0]
+        assert set(in_code(row["fields"])) | {"crc32c"} == set(fields), name
 
 
 def _described(fields: list[tuple[int, int, str, str]], base: int, data: bytes, note: str = "") -> Iterator[str]:

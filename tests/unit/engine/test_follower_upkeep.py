@@ -124,6 +124,7 @@ def test_a_large_group_is_inserted_over_several_turns_and_shown_when_it_is_whole
     while turns.run(at_most=1):
         taken += 1
         seen.add((pair.follower.marks.applied, pair.follower.marks.visible))
+        assert tickets[-1].done == (pair.follower.marks.applied == 12_001), "what is durable alone is not answered"
     assert taken > 5
     assert seen == {(1, 1), (12_001, 12_001)}
     assert all(ticket.answer() == pair.primary.log_end() for ticket in tickets)

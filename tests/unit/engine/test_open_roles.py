@@ -163,6 +163,18 @@ def test_a_start_as_primary_is_refused_while_another_nodes_claim_is_the_newest()
     assert "node 'b' has claimed epoch 2" in refused(pair.a)
 
 
+def test_a_start_behind_a_promotion_that_came_to_nothing_is_refused() -> None:
+    """A claim alone proves neither the promises of the others nor that nothing of what they acknowledged is missing here."""
+    pair = Pair()
+    pair.ship()
+    do(pair.primary, Put(1, b"not", b"here"))
+    pair.b.claim()
+    pair.follower.close()
+    assert "has claimed epoch 1, and no promotion of this node has come to its end since" in refused(pair.b)
+    pair.register.record_branch(pair.register.held[2].epoch, pair.follower.log_end().position)
+    assert pair.b.open(Role.PRIMARY).history.current.number == 3
+
+
 def test_a_claim_that_another_node_makes_in_this_moment_is_refused() -> None:
     pair = Pair()
     pair.primary.close()

@@ -187,6 +187,15 @@ def test_a_second_swap_waits_for_the_first() -> None:
     finish_swap(env(fs), PATHS)
 
 
+def test_what_the_swap_before_could_not_remove_is_in_nobodys_way() -> None:
+    fs = made()
+    for path, data in OLD.items():
+        fs.plant(PATHS.replaced / path.relative_to(PATHS.root), data)
+    begin_swap(env(fs), PATHS, NAMES)
+    finish_swap(env(fs), PATHS)
+    assert content(fs) == KEPT | NEW
+
+
 def test_what_was_not_finished_is_removed_on_request() -> None:
     fs = made()
     discard_incoming(env(fs), PATHS)

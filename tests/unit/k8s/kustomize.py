@@ -17,7 +17,12 @@ Object = dict[str, Any]
 
 _HEAD = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 # Kinds that belong to a namespace, of those that we use.
-_KINDS = frozenset({"ConfigMap", "NetworkPolicy", "Service", "ServiceAccount", "StatefulSet"})
+_KINDS = frozenset(
+    {
+        *("ConfigMap", "NetworkPolicy", "PersistentVolumeClaim", "PodDisruptionBudget"),
+        *("Service", "ServiceAccount", "StatefulSet"),
+    }
+)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -49,7 +54,7 @@ def build(folder: Path) -> list[Object]:
         path = folder / name
         objects += build(path) if path.is_dir() else load(path.read_text())
     steps: dict[str, Callable[[Any], None]] = {
-        "configMapGenerator": lambda value: objects.extend(_config_maps(folder, value)),
+        "configMapGenerator": lambda value: _generate(objects, _config_maps(folder, value), value),
         "images": lambda value: _set_images(objects, value),
         "patches": lambda value: _apply_patches(objects, value),
         "namespace": lambda value: _set_namespace(objects, value),
@@ -64,9 +69,22 @@ def build(folder: Path) -> list[Object]:
     return objects
 
 
+def _generate(objects: list[Object], made: Iterator[Object], generators: list[Object]) -> None:
+    """Add generated objects, or put them in the place of those that a resource has generated."""
+    for generator, one in zip(generators, made, strict=True):
+        known = [(found["kind"], found["metadata"]["name"]) for found in objects]
+        key = (one["kind"], one["metadata"]["name"])
+        assert generator.get("behavior", "create") == ("replace" if key in known else "create"), f"{key} is, or is not, there"
+        if key in known:
+            objects[known.index(key)] = one
+        else:
+            objects.append(one)
+
+
 def _config_maps(folder: Path, generators: list[Object]) -> Iterator[Object]:
     for generator in generators:
-        assert generator.keys() <= {"name", "files", "options"} and generator.get("options", {}).keys() <= {"labels"}
+        assert generator.keys() <= {"name", "behavior", "files", "options"}
+        assert generator.get("options", {}).keys() <= {"labels"}
         yield {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -111,6 +129,10 @@ def _apply(target: Any, op: str, path: str, value: Any) -> None:
     for part in parents:
         target = target[int(part)] if isinstance(target, list) else target[part]
     assert op in ("add", "replace"), f"this builder does not know the patch {op}"
+    if last == "-" and op == "add":
+        assert isinstance(target, list), f"{path}: only a list has an end"
+        target.append(value)
+        return
     assert op == "add" or last in target, f"{path} is not there to be replaced"
     assert isinstance(target, dict), f"{path}: this builder patches keys only"
     target[last] = value

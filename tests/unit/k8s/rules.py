@@ -1,4 +1,4 @@
-"""What must hold of the objects of one node, beyond their schema: each rule a function that raises AssertionError."""
+"""What must hold of the objects of a node or a cluster, beyond their schema: each rule a function that raises AssertionError."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kvserver.server.config import ServeConfig
 from unit.k8s.kustomize import Object
 
 IDENTITY_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
+NAMESPACE = "kvserver"
 LEAST_START_S = 1800
 LEAST_STOP_S = 30
 PYTHON_BYTES = 512 * MIB
@@ -63,15 +64,30 @@ class Node:
 
     def config(self) -> ServeConfig:
         """Return what the server makes of its arguments and the ConfigMap; it ends the process for what it does not know."""
-        command, flag, file = self.container["args"]
+        command, flag, file, *others = self.container["args"]
         assert (command, flag) == ("serve", "--config")
+        assert all("$(" not in word for word in (command, flag, file))
         volumes = {volume["name"]: volume for volume in self.pod["volumes"]}
         mount = next(one for one in self.container["volumeMounts"] if one["mountPath"] == str(PurePosixPath(file).parent))
         data = self.named("ConfigMap")[volumes[mount["name"]]["configMap"]["name"]]["data"]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "kvserver.toml")
             path.write_text(data[PurePosixPath(file).name])
-            return config.parse([command, flag, str(path)], {})
+            return config.parse([command, flag, str(path), *(self._expanded(word) for word in others)], {})
+
+    def _expanded(self, word: str) -> str:
+        """Return a word of the command line as Kubernetes makes it for the first pod, in a namespace of its own name."""
+        fields = {"metadata.name": f"{self.name}-0", "metadata.namespace": NAMESPACE}
+        for variable in self.container.get("env", []):
+            word = word.replace(f"$({variable['name']})", fields[variable["valueFrom"]["fieldRef"]["fieldPath"]])
+        assert "$(" not in word, f"{word} would reach the server as it is"
+        return word
+
+    @property
+    def name(self) -> str:
+        """Return what the pods' names begin with."""
+        (name,) = self.named("StatefulSet")
+        return name
 
 
 def quantity(text: str) -> int:
@@ -83,7 +99,7 @@ def the_configuration_is_understood(node: Node) -> None:
     told = node.config()
     assert not told.warnings
     assert told.log_format == "json"
-    assert not told.name, "the node's name is the pod's"
+    assert not told.name or told.name == f"{node.name}-0", "the node's name is the pod's"
 
 
 def selectors_find_the_pod(node: Node) -> None:
@@ -91,6 +107,8 @@ def selectors_find_the_pod(node: Node) -> None:
     selectors = [node.stateful_set["selector"]["matchLabels"]]
     selectors += [service["spec"]["selector"] for service in node.named("Service").values()]
     selectors += [policy["spec"]["podSelector"]["matchLabels"] for policy in node.named("NetworkPolicy").values()]
+    selectors += [budget["spec"]["selector"]["matchLabels"] for budget in node.named("PodDisruptionBudget").values()]
+    selectors += [spread["labelSelector"]["matchLabels"] for spread in node.pod.get("topologySpreadConstraints", [])]
     for selector in selectors:
         assert selector == {label: node.pod_labels[label] for label in IDENTITY_LABELS}
 
@@ -140,15 +158,19 @@ def it_is_given_time_to_stop(node: Node) -> None:
     assert node.pod["terminationGracePeriodSeconds"] >= app.GRACE_S + LEAST_STOP_S
 
 
-def one_pod_has_the_volume(node: Node) -> None:
+def the_pods_keep_their_volumes(node: Node) -> None:
     spec = node.stateful_set
-    assert spec["replicas"] == 1
     assert spec["podManagementPolicy"] == "Parallel"
     assert spec["updateStrategy"]["type"] == "RollingUpdate"
     assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     (claim,) = spec["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] in (["ReadWriteOnce"], ["ReadWriteOncePod"])
     assert not node.named("Namespace"), "deleted with the rest, it would take the claim along"
+
+
+def one_pod_has_the_volume(node: Node) -> None:
+    assert node.stateful_set["replicas"] == 1
+    assert node.config().cluster is None, "a node of a cluster names a register, and there are others"
     assert not node.named("PodDisruptionBudget"), "with one pod it would keep a machine from being drained, or do nothing"
 
 
@@ -177,7 +199,7 @@ def the_pod_is_restricted(node: Node) -> None:
     assert container["capabilities"] == {"drop": ["ALL"]}
     assert not container.keys() & {"runAsUser", "runAsNonRoot"}
     assert not any(node.pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
-    assert all(volume.keys() & {"configMap", "emptyDir"} for volume in node.pod["volumes"])
+    assert all(volume.keys() & {"configMap", "emptyDir", "persistentVolumeClaim"} for volume in node.pod["volumes"])
 
 
 def the_pod_knows_nothing_of_the_cluster(node: Node) -> None:
@@ -204,7 +226,69 @@ def the_image_is_of_this_version(node: Node) -> None:
     assert tag == kvserver.__version__
 
 
-RULES = (
+def the_pods_are_a_cluster(node: Node) -> None:
+    """Each pod has a name and an address of its own, all else is the same for them; the policy counts exactly these pods."""
+    spec, cluster = node.stateful_set, node.config().cluster
+    assert cluster is not None and cluster.advertise is not None
+    assert spec["replicas"] == len(cluster.members) >= 3
+    assert cluster.members == tuple(f"{node.name}-{number}" for number in range(spec["replicas"]))
+    assert 2 * cluster.write_quorum > len(cluster.members), "one machine more or less would lose writes, or stop them"
+    assert cluster.write_quorum < len(cluster.members)
+    assert cluster.follow is None, "who comes first at the register makes the cluster; nobody may wait for a pod that is away"
+    words = node.container["args"]
+    assert words[words.index("--name") + 1] == "$(POD_NAME)"
+    told = words[words.index("--advertise") + 1]
+    assert told == f"$(POD_NAME).{spec['serviceName']}.$(POD_NAMESPACE).svc:{node.ports['grpc']}"
+    assert {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in node.container["env"]} == {
+        "POD_NAME": "metadata.name",
+        "POD_NAMESPACE": "metadata.namespace",
+    }
+
+
+def what_the_pods_share_is_no_node_s(node: Node) -> None:
+    """Register and archive lie in object storage, or on a volume that all pods mount; apart from each other."""
+    told = node.config()
+    assert told.cluster is not None and told.archive is not None
+    urls = (told.cluster.register_url, told.archive.url)
+    assert len(set(urls)) == 2
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in node.pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    shared = {mount["mountPath"]: claims[mount["name"]] for mount in node.container["volumeMounts"] if mount["name"] in claims}
+    for url in urls:
+        scheme, _, path = url.partition("://")
+        if scheme == "file":
+            (claim,) = (claim for folder, claim in shared.items() if Path(folder) in Path(path).parents)
+            assert node.named("PersistentVolumeClaim")[claim]["spec"]["accessModes"] == ["ReadWriteMany"]
+        else:
+            assert scheme == "s3"
+            assert node.container["envFrom"], "credentials come from the environment"
+
+
+def machines_are_lost_and_drained_one_by_one(node: Node) -> None:
+    (budget,) = node.named("PodDisruptionBudget").values()
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    (spread,) = node.pod["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["maxSkew"]) == ("kubernetes.io/hostname", 1)
+    assert spread["whenUnsatisfiable"] == "DoNotSchedule", "two nodes on one machine are lost together"
+
+
+def nodes_reach_each_other(node: Node) -> None:
+    for policy in node.named("NetworkPolicy").values():
+        for way, peers in (("ingress", "from"), ("egress", "to")):
+            found = [
+                {port["port"] for port in rule["ports"]}
+                for rule in policy["spec"][way]
+                for peer in rule[peers]
+                if peer.get("podSelector", {}).get("matchLabels", {}).items() == node.pod_labels.items()
+            ]
+            assert found == [{"grpc"}], f"{way}: nodes of a cluster speak to each other"
+
+
+OF_BOTH = (
     the_configuration_is_understood,
     selectors_find_the_pod,
     everything_carries_the_labels,
@@ -212,10 +296,22 @@ RULES = (
     services_are_one_for_the_name_and_one_for_clients,
     probes_ask_what_they_should,
     it_is_given_time_to_stop,
-    one_pod_has_the_volume,
+    the_pods_keep_their_volumes,
     what_is_mounted_is_there,
     the_pod_is_restricted,
     the_pod_knows_nothing_of_the_cluster,
     memory_is_enough,
     the_image_is_of_this_version,
 )
+
+RULES = (*OF_BOTH, one_pod_has_the_volume)
+"""Those of a single node."""
+
+CLUSTER_RULES = (
+    *OF_BOTH,
+    the_pods_are_a_cluster,
+    what_the_pods_share_is_no_node_s,
+    machines_are_lost_and_drained_one_by_one,
+    nodes_reach_each_other,
+)
+"""Those of a cluster."""

@@ -18,11 +18,14 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kuberne
 
 from unit.k8s import rules  # noqa: E402
 from unit.k8s.kustomize import Object, build, load  # noqa: E402
-from unit.k8s.rules import RULES, Node  # noqa: E402
+from unit.k8s.rules import CLUSTER_RULES, OF_BOTH, RULES, Node  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = ROOT / "k8s" / "base"
 EXAMPLE = ROOT / "k8s" / "overlays" / "example"
+CLUSTER = ROOT / "k8s" / "cluster"
+SHARED_FOLDER = ROOT / "k8s" / "overlays" / "cluster-shared-folder"
+ALL = [BASE, EXAMPLE, CLUSTER, SHARED_FOLDER]
 OLDEST = "1.29"
 """The oldest version that docs/kubernetes.md names."""
 KUBECTL = shutil.which("kubectl")
@@ -39,7 +42,7 @@ def _versions() -> list[str]:
     return [f"{major}.{minor}" for major, minor in sorted(versions) if (major, minor) >= tuple(map(int, OLDEST.split(".")))]
 
 
-@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", ALL, ids=lambda path: path.name)
 def test_every_object_fits_the_strict_schema_of_every_version(folder: Path) -> None:
     versions = _versions()
     assert OLDEST in versions and len(versions) > 3
@@ -69,6 +72,12 @@ def test_the_schema_catches_what_is_misspelt_or_misplaced(edit: Edit) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=lambda path: path.name)
 def test_the_rule_holds(folder: Path, rule: Callable[[Node], None]) -> None:
+    rule(Node(build(folder)))
+
+
+@pytest.mark.parametrize("rule", CLUSTER_RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("folder", [CLUSTER, SHARED_FOLDER], ids=lambda path: path.name)
+def test_the_rule_of_clusters_holds(folder: Path, rule: Callable[[Node], None]) -> None:
     rule(Node(build(folder)))
 
 
@@ -111,9 +120,10 @@ MISTAKES: list[tuple[Callable[[Node], None], Edit]] = [
     (rules.probes_ask_what_they_should, lambda node: node.container["readinessProbe"]["httpGet"].update(path="/livez")),
     (rules.it_is_given_time_to_stop, lambda node: node.pod.update(terminationGracePeriodSeconds=5)),
     (rules.one_pod_has_the_volume, lambda node: node.stateful_set.update(replicas=2)),
-    (rules.one_pod_has_the_volume, lambda node: node.stateful_set.update(podManagementPolicy="OrderedReady")),
+    (rules.one_pod_has_the_volume, _config_line("[archive]", '[cluster]\nregister = "file:///r"\n[archive]')),
+    (rules.the_pods_keep_their_volumes, lambda node: node.stateful_set.update(podManagementPolicy="OrderedReady")),
     (
-        rules.one_pod_has_the_volume,
+        rules.the_pods_keep_their_volumes,
         lambda node: node.stateful_set["persistentVolumeClaimRetentionPolicy"].update(whenScaled="Delete"),
     ),
     (
@@ -121,7 +131,7 @@ MISTAKES: list[tuple[Callable[[Node], None], Edit]] = [
         lambda node: node.objects.append({"kind": "PodDisruptionBudget", "metadata": {"name": "kvserver"}}),
     ),
     (
-        rules.one_pod_has_the_volume,
+        rules.the_pods_keep_their_volumes,
         lambda node: node.objects.append({"kind": "Namespace", "metadata": {"name": "kvserver"}}),
     ),
     (rules.what_is_mounted_is_there, _config_line("/data/node", "/srv/kv")),
@@ -155,8 +165,71 @@ def test_the_rule_catches_the_mistake(rule: Callable[[Node], None], mistake: Edi
         rule(node)
 
 
+def _args(old: str, new: str) -> Edit:
+    def edit(node: Node) -> None:
+        words = node.container["args"]
+        assert any(old in word for word in words)
+        words[:] = [word.replace(old, new) for word in words]
+
+    return edit
+
+
+def _budget(node: Node) -> Any:
+    (budget,) = node.named("PodDisruptionBudget").values()
+    return budget["spec"]
+
+
+def _shared(node: Node) -> Any:
+    return node.named("PersistentVolumeClaim")["kvserver-shared"]["spec"]
+
+
+# The same for a cluster, on the overlay that has most of it.
+CLUSTER_MISTAKES: list[tuple[Callable[[Node], None], Edit]] = [
+    (rules.the_pods_are_a_cluster, lambda node: node.stateful_set.update(replicas=2)),
+    (rules.the_pods_are_a_cluster, _config_line("kvserver-2", "kvserver-3")),
+    (rules.the_pods_are_a_cluster, _config_line("write-quorum = 2", "write-quorum = 1")),
+    (rules.the_pods_are_a_cluster, _config_line("write-quorum = 2", "write-quorum = 3")),
+    (rules.the_pods_are_a_cluster, _config_line("[cluster]", '[cluster]\nfollow = "kvserver-0:7400"')),
+    (rules.the_pods_are_a_cluster, _args("$(POD_NAMESPACE).svc:7400", "$(POD_NAMESPACE).svc:7401")),
+    (rules.the_pods_are_a_cluster, _args("kvserver-headless", "kvserver")),
+    (rules.the_pods_are_a_cluster, _args("$(POD_NAME)", "kvserver-0")),
+    (rules.the_pods_are_a_cluster, lambda node: node.container["env"].pop()),
+    (rules.what_the_pods_share_is_no_node_s, _config_line("/shared/register", "/data/register")),
+    (rules.what_the_pods_share_is_no_node_s, _config_line("/shared/register", "/shared/archive")),
+    (rules.what_the_pods_share_is_no_node_s, _config_line('"file:///shared/archive"', '"off"')),
+    (rules.what_the_pods_share_is_no_node_s, lambda node: _shared(node).update(accessModes=["ReadWriteOnce"])),
+    (rules.machines_are_lost_and_drained_one_by_one, lambda node: _budget(node).update(maxUnavailable=2)),
+    (rules.machines_are_lost_and_drained_one_by_one, lambda node: _budget(node).pop("unhealthyPodEvictionPolicy")),
+    (
+        rules.machines_are_lost_and_drained_one_by_one,
+        lambda node: node.pod["topologySpreadConstraints"][0].update(whenUnsatisfiable="ScheduleAnyway"),
+    ),
+    (rules.selectors_find_the_pod, lambda node: _budget(node)["selector"]["matchLabels"].popitem()),
+    (
+        rules.nodes_reach_each_other,
+        lambda node: node.named("NetworkPolicy")["kvserver"]["spec"].update(egress=[]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "mistake"), CLUSTER_MISTAKES)
+def test_the_rule_of_clusters_catches_the_mistake(rule: Callable[[Node], None], mistake: Edit) -> None:
+    node = Node(build(SHARED_FOLDER))
+    mistake(node)
+    with pytest.raises((AssertionError, LookupError, ValueError, SystemExit)):
+        rule(node)
+
+
+def test_credentials_are_wanted_where_the_register_is_in_object_storage() -> None:
+    node = Node(build(CLUSTER))
+    node.container.pop("envFrom")
+    with pytest.raises(LookupError):
+        rules.what_the_pods_share_is_no_node_s(node)
+
+
 def test_every_rule_has_a_mistake() -> None:
     assert {rule for rule, _ in MISTAKES} == set(RULES)
+    assert {rule for rule, _ in CLUSTER_MISTAKES} >= set(CLUSTER_RULES) - set(OF_BOTH)
 
 
 def test_the_example_changes_what_it_says() -> None:
@@ -175,7 +248,7 @@ def test_the_example_changes_what_it_says() -> None:
 
 
 def test_every_file_is_used() -> None:
-    for folder in (BASE, EXAMPLE):
+    for folder in ALL:
         (kustomization,) = load((folder / "kustomization.yaml").read_text())
         generated = [name for one in kustomization.get("configMapGenerator", []) for name in one["files"]]
         used = {"kustomization.yaml", *kustomization["resources"], *generated}
@@ -192,7 +265,7 @@ def _kubectl(folder: Path) -> list[Object]:
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not there; only our own builder was asked what the kustomizations make")
-@pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", ALL, ids=lambda path: path.name)
 def test_kubectl_makes_the_same_of_it(folder: Path) -> None:
     def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
         return {(one["kind"], one["metadata"]["name"]): one for one in objects}

@@ -109,6 +109,13 @@ def test_another_history_is_not_gone_on_with(wrong: str) -> None:
     assert pieces(scene, LogEnd(Position(NO_EPOCH, 1, bytes(16)), 0, 0)) == []
 
 
+def test_a_segment_or_tables_of_another_epoch_are_not_gone_on_with() -> None:
+    scene = plain()
+    forked = scene.frame_ends[5]._replace(epoch=Epoch(1, 5))
+    assert pieces(scene, LogEnd(forked, scene.entries[1].segment_id, SEGMENT_HEADER_LENGTH)) == []
+    assert pieces(scene, LogEnd(forked, 0, 0)) == []
+
+
 def test_where_an_epoch_was_left_in_the_middle_of_a_segment_nothing_behind_that_is_taken() -> None:
     scene = made()
     first, second = scene.entries[:2]

@@ -133,7 +133,7 @@ async def test_a_checkpoint_that_fails_is_told_and_leaves_nothing(monkeypatch: p
     async with FollowScene() as scene:
         a = source_of(scene)
 
-        async def full(target: Any, scratch: bool = False) -> Any:
+        async def full(target: Any, **options: Any) -> Any:
             a.node.disk.plant(target / "half", b"")
             raise Refused(Code.DISK_FULL, "the disk is full")
 

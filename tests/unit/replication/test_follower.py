@@ -94,6 +94,19 @@ async def test_what_is_acknowledged_is_durable_and_of_the_current_epoch() -> Non
         assert len(scene.acks["b", "a"]) >= before + 3, "a sign of life every second"
 
 
+async def test_marks_say_nothing_before_the_log_was_accepted() -> None:
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        b = scene.member("b", "a")
+        heard: list[tuple[Any, ...]] = []
+        b.db.hear = lambda *marks: heard.append(marks)  # type: ignore[method-assign]
+        a.spoil = lambda envelope: envelope._replace(body=None)  # marks alone, with what the source shows
+        b.follower.start()
+        await scene.until(lambda: b.follower.marks.visible > 0)
+        await scene.pass_s(2)
+        assert heard == []
+
+
 async def test_a_source_that_cannot_be_reached_is_tried_again_and_again() -> None:
     async with FollowScene() as scene:
         a = scene.primary("a")

@@ -11,7 +11,7 @@ import pytest
 
 from kvserver.base.errors import Code, Refused
 from kvserver.base.replication_events import ChunkNotTaken
-from kvserver.base.types import LogEnd
+from kvserver.base.types import LogEnd, Role
 from kvserver.commit.ticket import Ticket
 from kvserver.replication.following import first_revision
 from kvserver.replication.messages import Accepted, Chunk, Diverged, Envelope, Gone, HashAt
@@ -19,7 +19,7 @@ from kvserver.replication.states import Lasting
 from support.follow_scene import FollowScene
 from support.follow_waits import S, in_state, log_end, same, shows, steps, streaming
 from support.memfs import os_error
-from support.stores import content
+from support.stores import content, settle
 
 
 async def test_histories_that_part_again_and_again_end_in_failure() -> None:
@@ -42,6 +42,31 @@ async def test_histories_that_part_again_and_again_end_in_failure() -> None:
         await scene.until(in_state(S.FAILED, b))
         assert "times in a row" in b.follower.reason and b.follower.machine.lasting is Lasting.OPERATOR
         assert b.follower.machine.counts["CONNECTING", "DIVERGED"] == 4
+
+
+async def test_tables_at_the_begin_of_an_epoch_that_was_given_up_are_fetched_anew() -> None:
+    """A primary that starts and flushes has tables behind the begin of its epoch, at a revision that the others have too."""
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        b = scene.member("b", "a")
+        b.follower.start()
+        await scene.until(streaming(b))
+        await scene.until(shows(b, a.put("x", "y")))
+        await scene.until(lambda: log_end(b) == log_end(a))
+        await b.follower.stop()
+        a.close()
+        a.open(Role.PRIMARY).flush()
+        settle(a.db)
+        assert a.db.flusher.position == log_end(a).position, "of its own epoch"
+        b.promote()
+        b.put("z")
+        a.close()
+        a.named = b.address
+        a.open(Role.FOLLOWER)
+        a.make_follower().start()
+        await scene.until(streaming(a))
+        await same(scene, b, a)
+        assert ("DIVERGED", "RESTORING") in steps(a)
 
 
 async def test_a_log_that_is_gone_again_and_again_ends_in_failure() -> None:
@@ -238,6 +263,65 @@ async def test_a_pause_leaves_nothing_under_way() -> None:
         assert b.follower.state is S.CONNECTING and "told to follow nobody" in b.follower.reason
         b.follower.resume()
         await scene.until(shows(b, revision))
+        await same(scene, a, b)
+
+
+async def test_a_pause_waits_for_what_the_store_has_in_hand() -> None:
+    """A promise says where the log ends; what is on its way to the disk when it is given would go on behind that."""
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        b = scene.member("b", "a")
+        b.follower.start()
+        await scene.until(streaming(b))
+        under_way: list[Ticket[LogEnd]] = []
+        tasks: list[asyncio.Future[None]] = []
+        receive = b.db.receive
+
+        def slow(segment_id: int, offset: int, data: bytes) -> Ticket[LogEnd]:
+            ticket: Ticket[LogEnd] = Ticket(None, lambda end: end)
+            under_way.append(ticket)
+
+            async def later() -> None:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                ticket.decide(await receive(segment_id, offset, data))
+                ticket.complete()
+
+            tasks.append(asyncio.ensure_future(later()))
+            return ticket
+
+        b.db.receive = slow  # type: ignore[method-assign]
+        a.put("x")
+        await scene.until(lambda: bool(under_way))
+        assert not under_way[-1].done
+        await b.follower.pause()
+        assert all(ticket.done for ticket in under_way)
+
+
+async def test_a_follower_whose_memory_is_full_for_good_stops_all_the_same() -> None:
+    """The disk is full, so nothing gets into tables. Whoever asks for a promise, or ends the node, must not wait for that."""
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        b = scene.member("b", "a")
+        b.follower.start()
+        await scene.until(streaming(b))
+        full = True
+        assert b.db is not None and b.db._following is not None
+        b.db._following.must_wait = lambda: full
+        a.put("x", "y")
+        await scene.until(lambda: log_end(b) == log_end(a))
+        await scene.pass_s(5)
+        assert b.db.marks.applied < b.db.marks.durable, "it waits as long as somebody sends"
+        end = log_end(b)
+        await asyncio.wait_for(b.follower.stop(), 5)
+        assert log_end(b) == end and b.db.marks.applied == end.position.revision
+        b.follower.start()
+        await scene.until(streaming(b))
+        a.put("z")
+        await scene.pass_s(5)
+        assert b.db.marks.applied == end.position.revision, "it waits again"
+        full = False
+        b.db.pipeline.admit_waiting()
         await same(scene, a, b)
 
 

@@ -199,6 +199,12 @@ def test_another_chain_where_the_next_epoch_began_is_a_fork() -> None:
     assert verdict.diverged == Diverged(CREATION, ONE, EPOCHS)
 
 
+def test_tables_with_another_chain_where_the_next_epoch_began_are_a_fork() -> None:
+    """They name no place in the log, and the segment behind them begins with the chain of its own epoch."""
+    found = judged(hello(at(ONE, 10, "other")))
+    assert isinstance(found, Forked) and found.diverged == Diverged(CREATION, ONE, EPOCHS)
+
+
 def test_an_epoch_that_was_claimed_and_lost_goes_back_to_where_it_began() -> None:
     """Epoch 3 began at revision 18 there; here epoch 4 began at 20, and epoch 3 never was."""
     mine = [(ONE, CREATION), (TWO, BEGAN_TWO), (FOUR, BEGAN_THREE)]

@@ -11,7 +11,7 @@ from kvserver.base import failpoints
 from kvserver.base.errors import Corruption, ReplicationError
 from kvserver.base.policy import ASYNC, Policy
 from kvserver.base.register import NodeRecord, PolicyNote
-from kvserver.base.types import Epoch
+from kvserver.base.types import Epoch, LogEnd
 from support.fault_store import StoreFault
 from unit.replication.promotion_cluster import Cluster, Entry
 from unit.replication.promotion_kit import TWO_OF_THREE, epochs, last, promises, quorum, refused, refused_untouched
@@ -207,6 +207,18 @@ async def test_a_quorum_that_was_given_up_is_no_proof() -> None:
     assert last(await cluster.promote("c")).lost_from == 0
 
 
+@pytest.mark.parametrize("step", ["look", "claim", "promises", "catch-up"])
+async def test_a_quorum_that_is_given_up_meanwhile_is_no_proof_either(step: str) -> None:
+    """What the former primary notes before it can see the claim is in force; the notes are read again behind it."""
+    cluster = quorum()
+    cluster["a"].kill()
+    with pytest.raises(ReplicationError, match="gave the quorum up"):
+        async for done in cluster.promotion("c"):
+            if done.step == step:
+                cluster.register.add_note(PolicyNote(1, Epoch(1, 1), "a", 5, True, "b burns"))
+    assert not cluster["c"].takeovers and cluster.register.records()[-1].branch is None
+
+
 # Asynchronous
 
 
@@ -252,6 +264,21 @@ async def test_a_log_that_cannot_be_fetched_is_refused_or_its_loss_accepted() ->
             assert (step.revision, step.lost_from, step.lost_upto) == (2, 3, 3)
 
 
+async def test_a_log_that_came_only_in_part_is_not_caught_up_with() -> None:
+    cluster = quorum()
+    cluster["a"].kill()
+    c, asked = cluster["c"], list[str]()
+
+    async def breaks(address: str, end: LogEnd) -> None:
+        assert not asked, "it was taken for the whole, and found to be short only with the next look"
+        asked.append(address)
+        c.adopt(cluster["b"].log[: len(c.log)])
+
+    c.catch_up = breaks  # type: ignore[method-assign]
+    await refused(cluster, "c", "b: its log came only up to revision 2")
+    assert c.takeovers == [] and c.stood_down == 1
+
+
 async def test_a_history_that_parted_is_not_caught_up_with_and_not_taken_over() -> None:
     cluster = quorum(ASYNC)
     cluster["a"].kill()
@@ -274,6 +301,13 @@ async def test_a_node_that_obeys_a_higher_epoch_is_named() -> None:
     cluster = quorum()
     failpoints.arm("promotion.after_own_promise", lambda: cluster["b"].vow.promise(Epoch(7, 7)) and None)
     await refused(cluster, "c", "b has promised to obey epoch 7")
+
+
+async def test_a_candidate_that_obeys_a_higher_epoch_itself_asks_nobody() -> None:
+    cluster = quorum()
+    failpoints.arm("promotion.after_claim", lambda: cluster["c"].vow.promise(Epoch(7, 7)) and None)
+    await refused(cluster, "c", "it has promised to obey epoch 7 itself")
+    assert promises(cluster) == {"a": 0, "b": 0, "c": 7}
 
 
 async def test_the_claim_is_above_everything_that_was_promised() -> None:

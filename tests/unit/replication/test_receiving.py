@@ -20,6 +20,10 @@ class HeldStore:
 
     def __init__(self) -> None:
         self.tickets: list[Ticket[LogEnd]] = []
+        self.hurries = 0
+
+    def hurry(self) -> None:
+        self.hurries += 1
 
     def receive(self, segment_id: int, offset: int, data: bytes) -> Ticket[LogEnd]:
         self.tickets.append(Ticket(None, lambda end: end))

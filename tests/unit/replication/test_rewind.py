@@ -208,6 +208,21 @@ def test_tables_that_end_at_the_position_let_the_whole_log_go() -> None:
     assert Follower(fs, base=common).log.end == LogEnd(common, 0, 0)
 
 
+def test_tables_at_the_begin_of_a_later_epoch_need_a_copy_and_those_of_an_earlier_one_do_not() -> None:
+    """A revision has a position in each epoch that begins behind it; a log passes through one only if it has that begin."""
+    fs, _ = made()
+    before = log_of(fs)
+    begin = next(at for at, position in enumerate(POSITIONS) if position.epoch.number == 2)
+    left, began = POSITIONS[begin - 1], POSITIONS[begin]
+    assert left.revision == began.revision
+    done = rewind(env(fs), PATHS, left, began)
+    assert (done.lost_revisions, done.needs_copy) == (POSITIONS[-1].revision - left.revision, True)
+    assert log_of(fs) == before
+    assert rewind(env(fs), PATHS, left, left._replace(chain=bytes(16))).needs_copy, "no table of this log's"
+    assert not rewind(env(fs), PATHS, began, left).needs_copy
+    assert Follower(fs, base=left, wrote=lambda epoch: True).log.end.position == began
+
+
 def test_a_segment_that_begins_where_the_tables_end_goes_too_where_nothing_proves_that_others_have_it() -> None:
     fs, found = made()
     common = next(position for position in found if position.revision == 4)

@@ -98,6 +98,18 @@ def test_the_segment_of_the_last_commit_is_held_for_its_seal() -> None:
     assert scene.log.held() == 10  # the last revision of its segment, not the first of the next
 
 
+def test_what_was_received_and_is_not_durable_moves_no_hold() -> None:
+    scene = Scene()
+    slot, _ = scene.connect(25)
+    assert scene.slots.on_ack(slot, Ack(EPOCH, 60, 45, 45, 0))  # type: ignore[arg-type]
+    scene.slots.follow(scene.log)
+    assert scene.log.held() == 45
+    assert scene.slots.on_ack(slot, ack(50)), (
+        "a crash of the follower took what it had received, and nothing that it acknowledged"
+    )
+    assert scene.events == []
+
+
 def test_beyond_its_bytes_a_slot_is_lost_once() -> None:
     scene = Scene(max_bytes=5000)
     slot, call = scene.connect(40)
@@ -153,6 +165,21 @@ def test_who_comes_back_with_less_than_it_acknowledged_is_an_alarm() -> None:
     assert len(scene.events) == 1
 
 
+def test_who_came_back_with_less_keeps_the_log_that_it_needs_again() -> None:
+    scene = Scene()
+    slot, call = scene.connect(50)
+    scene.slots.on_ack(slot, ack(75))  # type: ignore[arg-type]
+    scene.slots.disconnect(slot, call)  # type: ignore[arg-type]
+    slot, _ = scene.connect(55)
+    scene.slots.on_ack(slot, ack(60))  # type: ignore[arg-type]
+    scene.slots.follow(scene.log)
+    scene.log.delete()
+    assert scene.log.held() == 55 and scene.log.first == 55
+    scene.slots.on_ack(slot, ack(76))  # type: ignore[arg-type]
+    scene.slots.follow(scene.log)
+    assert scene.log.held() == 76
+
+
 def test_another_node_of_the_name_begins_anew() -> None:
     scene = Scene()
     slot, call = scene.connect(50)
@@ -177,8 +204,10 @@ def test_an_old_call_does_not_end_what_took_over() -> None:
 def test_a_copy_that_is_to_be_sent_is_held_for() -> None:
     scene = Scene(log=Log(first=21))
     scene.slots.reserve(identity("b"), 70)
-    assert scene.log.held() == 70
+    assert scene.log.held() == 71
     assert scene.slots.list()[0].state == "away"
+    scene.slots.reserve(identity("b"), 20)
+    assert scene.log.held() == 21, "a log that begins right behind the copy is enough"
     with pytest.raises(HoldRefused):
         scene.slots.reserve(identity("c"), 5)
     assert [info.name for info in scene.slots.list()] == ["b"]

@@ -54,6 +54,7 @@ OTHERS: dict[str, str | int | bool] = {
     "write-quorum": 2,
     "slot-max-mb": 100,
     "tail-compression": "zstd",
+    "content-check-h": 48,
 }
 
 
@@ -152,7 +153,10 @@ def test_what_is_in_force_can_be_read_again_and_is_the_same(path: Path, tmp_path
         ("log = {xyz = 1}", ': unknown key "xyz" in [log]; kvserver serve --help lists them all'),
         ("[log]\n'memtable-mb' = 64", ':2: "memtable-mb" belongs in [tables], not in [log]'),
         ("[tabels]\nmemtable-mb = 64", ":1: unknown section [tabels]; did you mean [tables]?"),
-        ("[xyz.tables]\nmemtable-mb = 64", ":1: unknown section [xyz]; there are [server], [log], [tables], [archive], [cluster]"),
+        (
+            "[xyz.tables]\nmemtable-mb = 64",
+            ":1: unknown section [xyz]; there are [server], [log], [tables], [archive], [cluster]",
+        ),
         ("tables = 3", ':1: "tables" is a section, not a key: write [tables]'),
         ("[[tables]]\nmemtable-mb = 64", ':1: "tables" is a section, not a key: write [tables]'),
         ("memtable-mb = 64\n[tables]\nmemtable-mb = 64", ':3: "memtable-mb" in [tables] is set twice'),

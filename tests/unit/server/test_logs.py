@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 
-from kvserver.base import archive_events, archive_upkeep_events, events
+from kvserver.base import (
+    archive_events,
+    archive_upkeep_events,
+    cluster_events,
+    events,
+    replication_events,
+    shipping_events,
+)
 from kvserver.base.events import Event
 from kvserver.server import logs
+from kvserver.server.cluster_logs import CLUSTER_SENTENCES
 
 EVENTS: list[Event] = [
     events.StoreCreated("/srv/kv", "00ff"),
@@ -29,6 +37,8 @@ EVENTS: list[Event] = [
     events.SpaceAvailable(),
     events.LogPoisoned("input/output error"),
 ]
+
+MODULES_OF_A_CLUSTER = (cluster_events, replication_events, shipping_events)
 
 SAMPLES = {int: 7, float: 0.5, str: "a text", bool: True, bytes: b"\x00\xff"}
 
@@ -73,7 +83,7 @@ def kinds() -> list[type[Event]]:
     return sorted(
         {
             kind
-            for module in (events, archive_events, archive_upkeep_events)
+            for module in (events, archive_events, archive_upkeep_events, cluster_events, replication_events, shipping_events)
             for kind in vars(module).values()
             if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
         },
@@ -113,6 +123,47 @@ def test_sentences_say_what_matters(stream: io.StringIO) -> None:
     assert "revisions 7 to 9" in lines[1]
     assert "nonce 0000000000000abc" in lines[3]
     assert "CRITICAL" in lines[-1] and "input/output error" in lines[-1]
+
+
+def test_everything_between_nodes_has_a_sentence_of_its_own() -> None:
+    kinds_of_a_cluster = {
+        kind
+        for module in MODULES_OF_A_CLUSTER
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    }
+    assert kinds_of_a_cluster == set(CLUSTER_SENTENCES)
+
+
+def test_a_follower_says_in_one_line_where_it_went_and_why(stream: io.StringIO) -> None:
+    changed = replication_events.StateChanged
+    lines = logged(
+        stream,
+        "text",
+        changed("CONNECTING", "STREAMING", "it has all"),
+        changed("CONNECTING", "CONNECTING", "a:1 cannot be reached"),
+        changed("CONNECTING", "DIVERGED", "two histories"),
+        changed("RESTORING", "FAILED", "of no use"),
+    )
+    assert lines[0].endswith(": follower: CONNECTING -> STREAMING: it has all")
+    assert lines[1].endswith(": follower: CONNECTING: a:1 cannot be reached")
+    assert [line.split()[1] for line in lines] == ["INFO", "INFO", "WARNING", "ERROR"]
+
+
+def test_alarms_are_errors(stream: io.StringIO) -> None:
+    lines = logged(
+        stream,
+        "text",
+        cluster_events.ContentDiffers(7, "aa", "bb", 2),
+        cluster_events.AcknowledgementSuspect("b", "lowered"),
+        cluster_events.QuorumLost("2 of 3"),
+        shipping_events.TwoPrimariesMet("b", 3, 1, 2),
+        shipping_events.FollowerForked("b", "other bytes"),
+        shipping_events.FollowerWentBack("b", "id", 9, 7),
+        replication_events.SuffixLost(8, 9, 1, "/lost/8-9", ("a",), 8),
+    )
+    assert all(line.split()[1] == "ERROR" for line in lines)
+    assert "revisions 8 to 9 of this node" in lines[-1] and "/lost/8-9" in lines[-1] and "kvctl wal dump" in lines[-1]
 
 
 def test_an_event_that_nobody_mapped_is_told_by_its_docstring(stream: io.StringIO) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvserver.base.errors import Code, KvError, UnknownNamespace
-from kvserver.base.types import Epoch, Identity, Position, Version
+from kvserver.base.types import Epoch, Identity, Position, Role, Version
 from kvserver.commit.requests import Committed
 from kvserver.commit.state import NamespaceEntry
 from kvserver.commit.ticket import Ticket, answered
@@ -47,6 +47,7 @@ class FakeDatabase:
 
     def __init__(self) -> None:
         self.identity = Identity(CLUSTER_ID, "id", "tester", 2, 0, "local")
+        self.role = Role.PRIMARY
         self.history = types.SimpleNamespace(current=Epoch(3, 77))
         self.marks = types.SimpleNamespace(assigned=22, applied=21, durable=20, visible=20, flushed=15, opened=0)
         self.pipeline = types.SimpleNamespace(failure=None)

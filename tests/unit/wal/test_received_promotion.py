@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from kvserver.base.fs import read_file
-from kvserver.base.types import Epoch, LogEnd
+from kvserver.base.types import Epoch
 from kvserver.wal import format as fmt
-from kvserver.wal.tail import LogTail
-from support.logs import CREATION, EPOCH, PATHS, SmallLog, recover_log, segment_ids
+from support.logs import EPOCH, SmallLog, recover_log, segment_ids
 from support.memdisk import LOST
 from support.memfs import MemoryFileSystem
 from support.received_logs import Follower, marked_and_sealed, same_bytes
@@ -76,74 +75,3 @@ def test_a_primary_that_is_deposed_goes_on_as_a_follower_in_the_segment_that_it_
     deposed.follow(one.fs, promoted.writer)
     same_bytes(one.fs, promoted.writer, deposed)
     assert Follower(deposed_disk.power_loss(lambda _: LOST)).groups == source.groups + promoted.groups
-
-
-@pytest.mark.parametrize("stopped", ["killed", "cleanly"])
-def test_a_node_whose_marks_the_new_primary_never_had_drops_them_and_goes_on(stopped: str) -> None:
-    old_disk = MemoryFileSystem()
-    source = SmallLog(old_disk).begin()
-    source.put("a")
-    one = Follower().follow(source.fs, source.writer)
-    source.writer.write_mark()
-    two = Follower().follow(source.fs, source.writer)
-    if stopped == "cleanly":
-        source.writer.close()
-    old_disk.kill()
-    one.log.close()
-    promoted = SmallLog(one.fs, new_segment_id=segment_ids_from(50)).begin(Epoch(2, 22), recover_log(one.fs).log)
-    promoted.put("b")
-    tail = LogTail(one.fs, PATHS, promoted.writer)
-    for node in (two, Follower(old_disk, wrote=lambda epoch: epoch == EPOCH)):
-        end = node.log.end
-        own = LogTail(node.fs, PATHS, node.log)
-        assert own.position_at(end.segment_id, end.offset) == end.position
-        assert len(own.read(end.segment_id, 0, 1 << 20)) == end.offset
-        assert tail.position_at(end.segment_id, end.offset) is None
-        cut = node.log.drop_marks()
-        assert (cut.position, cut.segment_id) == (end.position, end.segment_id)
-        assert cut.offset < end.offset
-        assert node.log.drop_marks() == cut
-        node.take(node.missing(one.fs, promoted.writer)[0])
-        node.log.sync()
-        anew = LogTail(node.fs, PATHS, node.log)
-        for offset in reversed(range(cut.offset, node.log.end.offset + 1, 8)):
-            assert own.position_at(cut.segment_id, offset) == anew.position_at(cut.segment_id, offset)
-        node.follow(one.fs, promoted.writer)
-        same_bytes(one.fs, promoted.writer, node)
-        for segment in node.log.extent().segments():
-            ends = LogTail(node.fs, PATHS, node.log)
-            for offset in range(fmt.SEGMENT_HEADER_LENGTH, segment.length_bytes + 1, 8):
-                found = own.position_at(segment.header.segment_id, offset)
-                assert found == ends.position_at(segment.header.segment_id, offset)
-        assert isinstance(node.fs, MemoryFileSystem)
-        assert Follower(node.fs.power_loss(lambda _: LOST)).recovered.end == promoted.writer.end
-
-
-def test_marks_of_a_log_without_a_group_or_a_segment_are_none() -> None:
-    source = SmallLog(MemoryFileSystem()).begin()
-    follower = Follower()
-    assert follower.log.drop_marks() == LogEnd(CREATION, 0, 0)
-    follower.follow(source.fs, source.writer)
-    end = follower.log.end
-    assert follower.log.drop_marks() == end
-    source.put("a")
-    follower.take(follower.missing(source.fs, source.writer)[0])
-    assert follower.log.drop_marks() == end
-    follower.groups.clear()
-    follower.follow(source.fs, source.writer)
-    same_bytes(source.fs, source.writer, follower)
-
-
-def test_marks_that_cannot_be_dropped_durably_end_the_log() -> None:
-    source = SmallLog(MemoryFileSystem()).begin()
-    source.put("a")
-    source.writer.write_mark()
-    disk = MemoryFileSystem()
-    follower = Follower(disk).follow(source.fs, source.writer)
-    end = follower.log.end
-    disk.fail_next_sync()
-    for _ in range(2):
-        with pytest.raises(OSError):
-            follower.log.drop_marks()
-    assert follower.log.end == end
-    assert Follower(disk.power_loss(lambda _: LOST)).recovered.end == end
