@@ -76,7 +76,7 @@ protos-check: $(STAMP) ## Checks that the stubs are what the .proto files say.
 test-crash: $(STAMP) ## Runs the long crash campaign (CRASH_ROUNDS=10: seeds of each kind; half an hour).
 	@KVSERVER_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/crash --timeout 0 $(ARGS)
 
-test-seeded: $(STAMP) ## Plants every seeded bug, one after the other, in copies of the source: a test must notice each (4 minutes).
+test-seeded: $(STAMP) ## Plants every seeded bug, one after the other, in copies of the source: a test must notice each (6 minutes).
 	@KVSERVER_SEEDED_BUGS=all $(BIN)/$(PYTEST) tests/seeded_bugs $(ARGS)
 
 # The stubs, the style and the packaging are matters of the locked environment; everything that runs is tested.

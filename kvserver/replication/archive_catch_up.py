@@ -65,8 +65,12 @@ class Piece(NamedTuple):
         return self.upto if self.upto is not None else self.entry.end
 
 
-def pieces_behind(catalog: Catalog, end: LogEnd) -> list[Piece]:
-    """Return what the archive has behind the end of a log, in order; nothing where it does not go on exactly there."""
+def pieces_behind(catalog: Catalog, end: LogEnd, parted: Position | None = None) -> list[Piece]:
+    """Return what the archive has behind the end of a log, in order; nothing where it does not go on exactly there.
+
+    ``parted``: where the history of whoever is followed left an epoch; nothing of it is taken behind that, whatever the archive
+    holds: the new primary may not have come to closing its manifest yet.
+    """
     at, segment_id, offset = end
     pieces: list[Piece] = []
     entries = [(link, entry) for link in catalog.line if link.cluster_id == catalog.cluster_id for entry in link.part.entries]
@@ -82,6 +86,8 @@ def pieces_behind(catalog: Catalog, end: LogEnd) -> list[Piece]:
         link, entry = found
         used.add(entry.segment_id)
         upto = link.upto if link.upto is not None and link.upto.revision < entry.end.revision else None
+        if parted is not None and parted.epoch == entry.start.epoch and parted.revision < (upto or entry.end).revision:
+            upto = parted
         if upto is not None and upto.revision <= at.revision:
             # It stands where the epoch was left. Tables go on with the next epoch; a log would need the end of its segment.
             found = _next(by_previous, at, used) if not segment_id and not pieces else None
@@ -110,11 +116,13 @@ def _next(
     return min(following, key=lambda one: (one[1].start.epoch.number, one[1].end.revision), default=None)
 
 
-async def find_pieces(floor: FollowerFloor, url: str, cluster_id: bytes, end: LogEnd) -> list[Piece]:
-    """Return what the archive has behind the end of a log. Raises RevisionError (NO_RESTORE_PLAN), Corruption, StoreError."""
+async def find_pieces(
+    floor: FollowerFloor, url: str, cluster_id: bytes, end: LogEnd, parted: Position | None = None
+) -> list[Piece]:
+    """Return what ``pieces_behind`` does. Raises RevisionError (NO_RESTORE_PLAN), Corruption, StoreError."""
     store = floor.archive(url)
     try:
-        return await floor.beside(lambda: pieces_behind(read_catalog(store, cluster_id), end), "archive")
+        return await floor.beside(lambda: pieces_behind(read_catalog(store, cluster_id), end, parted), "archive")
     finally:
         store.close()
 

@@ -59,6 +59,14 @@ class Loss(NamedTuple):
     """The last one that anybody heard of; below ``first``: nobody heard of one."""
     why: str = ""
 
+    def said(self) -> str:
+        """Return it in words."""
+        if not self.first:
+            return "nothing that was acknowledged is lost"
+        if self.last < self.first:
+            return f"what was acknowledged behind revision {self.first - 1} may be lost, nobody has heard of any: {self.why}"
+        return f"revisions {self.first} to {self.last} may be lost, and what came behind them: {self.why}"
+
 
 def from_promised(node: NodeRecord, me: NodeIdentity, given: Promised) -> Answer:
     """Return the answer of a node that was asked for its promise."""

@@ -50,6 +50,14 @@ class Canvass:
         self.notes = await self._run_blocking(self._register.notes)
         self._nodes = {node.name: node for node in nodes if node.name != self._me.name}
 
+    async def knows_later(self, epoch: Epoch) -> bool:
+        """Say whether an epoch behind a primary's own is claimed: who has promised to obey that one follows it no more."""
+        try:
+            await self.read_register()
+        except (KvError, OSError):
+            return False
+        return bool(self.records) and self.records[-1].epoch.number > epoch.number
+
     async def claim(self, epoch: Epoch, now_ms: int) -> None:
         """Claim an epoch for this node. Raises FileExistsError, KvError, OSError."""
         node = NodeRecord(self._me.name, self._me.node_id, self._me.address)

@@ -330,7 +330,7 @@ class Follower:
             return
         end = database.log_end()
         try:
-            self._pieces = await find_pieces(floor, url, home.identity().cluster_id, end)
+            self._pieces = await find_pieces(floor, url, home.identity().cluster_id, end, self._common)
         except KvError as error:
             raise self._troubles.again("archive", error.message, Lasting.OPERATOR) from error
         if not self._pieces:

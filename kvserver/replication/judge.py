@@ -158,7 +158,7 @@ def check_heard(here: Here, epoch: Epoch, who: str) -> None:
 def _check_identity(here: Here, hello: Hello) -> None:
     mine, theirs = here.identity, hello.identity
     if not theirs.name or not theirs.node_id:
-        raise _wrong("it does not say its name and id", "give each node a name of its own with: --node-name")
+        raise _wrong("it does not say its name and id", "give each node a name of its own with: --name")
     if not theirs.cluster_id:
         raise _wrong(
             f"{theirs.name} belongs to no cluster yet, so it has no log to go on with", "fetch a copy of the store first"

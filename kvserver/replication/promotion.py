@@ -81,11 +81,11 @@ async def promote(
     (PROMOTION_REFUSED), Corruption where the register does not check.
     """
     said = candidate.describe()
-    if said.role == "primary" and said.state != "FENCED":
+    promotion = _Promotion(candidate, register, peers, env, run_blocking, accept_loss, timeout_s)
+    if said.role == "primary" and said.state != "FENCED" and not await promotion.canvass.knows_later(said.epoch):
         message = f"{candidate.identity.name} is primary already, under epoch {said.epoch.number}"
         yield PromotionStep("serve", message, True, said.epoch, candidate.end().position.revision)
         return
-    promotion = _Promotion(candidate, register, peers, env, run_blocking, accept_loss, timeout_s)
     promotion.require_ready(said)
     yield await promotion.look(dry_run)
     if dry_run:
@@ -118,7 +118,7 @@ class _Promotion:
     ) -> None:
         self._candidate = candidate
         self._me = candidate.identity
-        self._canvass = Canvass(self._me, register, peers, run_blocking, timeout_s)
+        self.canvass = Canvass(self._me, register, peers, run_blocking, timeout_s)
         self._env = env
         self._accept_loss = accept_loss
         self._counts = candidate.vow.is_complete
@@ -146,30 +146,30 @@ class _Promotion:
     async def look(self, dry_run: bool) -> PromotionStep:
         """Look around: what the register holds, who answers, and whether enough could promise."""
         await self._read_register()
-        await self._canvass.ask_how_far(self._members())
-        promised = [self._candidate.vow.promised, *(one.highest for one in self._canvass.answers.values())]
-        number = max(0, *(epoch.number for epoch in promised), *(record.epoch.number for record in self._canvass.records)) + 1
+        await self.canvass.ask_how_far(self._members())
+        promised = [self._candidate.vow.promised, *(one.highest for one in self.canvass.answers.values())]
+        number = max(0, *(epoch.number for epoch in promised), *(record.epoch.number for record in self.canvass.records)) + 1
         end = self._candidate.end()
         self._require_no_conflict(end)
-        ahead = ballot.furthest(self._canvass.records, self._canvass.answers.values(), end)
+        ahead = ballot.furthest(self.canvass.records, self.canvass.answers.values(), end)
         best = ahead[0].end if ahead and ahead[0].end is not None else end
         policies = self._candidate.policies()
         short = self._short(policies)
         if short and not self._accept_loss:
             hint = f"promote {ahead[0].node.name}, whose log is further; or {_bring_back()}" if ahead else _bring_back()
-            raise self._refused("; ".join([*short, *self._canvass.silent()]), hint)
-        missed = ballot.off_the_line(self._canvass.records, best)
+            raise self._refused("; ".join([*short, *self.canvass.silent()]), hint)
+        missed = ballot.off_the_line(self.canvass.records, best)
         if missed and not self._accept_loss:
             raise self._refused(missed, _bring_back())
         if not dry_run:
             self._epoch = Epoch(number, self._env.random_id())
-            heard = [name for name, one in self._canvass.answers.items() if one.end is not None]
+            heard = [name for name, one in self.canvass.answers.items() if one.end is not None]
             there = f"{', '.join(heard)} answered" if heard else "no other node answered"
-            return PromotionStep("look", _sentence(there, *self._canvass.silent()))
+            return PromotionStep("look", _sentence(there, *self.canvass.silent()))
         lost = self._judge_loss(best, policies, short)
         catch_up = f"it would catch up with {ahead[0].node.name} to revision {best.position.revision}" if ahead else ""
         message = f"{self._me.name} would become primary under epoch {number}, from revision {best.position.revision} on"
-        message = _sentence(message, catch_up, *short, *self._canvass.silent(), _loss_text(lost), "nothing was changed")
+        message = _sentence(message, catch_up, *short, *self.canvass.silent(), lost.said(), "nothing was changed")
         return PromotionStep("look", message, True, Epoch(number, 0), best.position.revision, lost.first, lost.last)
 
     # The steps
@@ -177,7 +177,7 @@ class _Promotion:
     async def claim(self) -> PromotionStep:
         """Claim the epoch."""
         try:
-            await self._canvass.claim(self._epoch, self._env.clock.now_ms())
+            await self.canvass.claim(self._epoch, self._env.clock.now_ms())
         except FileExistsError:
             raise await self._was_overtaken(self._epoch.number) from None
         except ReplicationError as error:
@@ -193,20 +193,20 @@ class _Promotion:
     async def gather(self) -> AsyncIterator[PromotionStep]:
         """Gather promises, and catch up, until no node that promised is further and the policy's quorum has promised."""
         await self._promise_oneself()
-        self._canvass.forget_answers()
+        self.canvass.forget_answers()
         is_first = True
         while True:
             policies = self._candidate.policies()
-            await self._canvass.ask_promises(self._members(), self._epoch)
+            await self.canvass.ask_promises(self._members(), self._epoch)
             self._require_obedience()
             if is_first:
                 failpoints.hit("promotion.after_promises")
             end = self._candidate.end()
             self._require_no_conflict(end)
-            ahead = ballot.furthest(self._canvass.records, self._canvass.answers.values(), end)
+            ahead = ballot.furthest(self.canvass.records, self.canvass.answers.values(), end)
             if is_first:
-                given = [self._me.name, *(name for name, one in self._canvass.answers.items() if one.promised)]
-                message = _sentence(f"{', '.join(given)} promised to obey epoch {self._epoch.number}", *self._canvass.silent())
+                given = [self._me.name, *(name for name, one in self.canvass.answers.items() if one.promised)]
+                message = _sentence(f"{', '.join(given)} promised to obey epoch {self._epoch.number}", *self.canvass.silent())
                 yield PromotionStep("promises", message, epoch=self._epoch)
                 is_first = False
             if ahead and self._lacking is None:
@@ -219,7 +219,7 @@ class _Promotion:
     async def overtaken(self) -> PromotionStep:
         """Look whether a later claim or promise has overtaken this one, right before the epoch begins."""
         await self._read_register()
-        newest = self._canvass.records[-1].epoch if self._canvass.records else NO_EPOCH
+        newest = self.canvass.records[-1].epoch if self.canvass.records else NO_EPOCH
         if newest != self._epoch:
             raise await self._was_overtaken(newest.number)
         promised = self._candidate.vow.promised
@@ -241,7 +241,7 @@ class _Promotion:
             raise self._refused(f"the store cannot be opened as primary: {error}", "see its log") from error
         failpoints.hit("promotion.after_take_over")
         message = f"{self._me.name} is primary under epoch {self._epoch.number}, from revision {began.revision} on"
-        message = _sentence(message, _loss_text(self._loss))
+        message = _sentence(message, self._loss.said())
         return PromotionStep("serve", message, True, self._epoch, began.revision, self._loss.first, self._loss.last)
 
     # What the steps consist of
@@ -288,7 +288,7 @@ class _Promotion:
         return PromotionStep("catch-up", _sentence(why, "that is accepted"), epoch=self._epoch)
 
     def _require_obedience(self) -> None:
-        against = ballot.obeys_another(self._canvass.answers.values(), self._epoch)
+        against = ballot.obeys_another(self.canvass.answers.values(), self._epoch)
         if against is None:
             return
         name, number = against.node.name, against.highest.number
@@ -300,19 +300,17 @@ class _Promotion:
     def _require_quorum(self, policies: Sequence[Policy], end: LogEnd) -> None:
         short = self._short(policies)
         if short and not self._accept_loss:
-            raise self._refused("; ".join([*short, *self._canvass.silent()]), _bring_back())
-        missed = ballot.off_the_line(self._canvass.records, end)
+            raise self._refused("; ".join([*short, *self.canvass.silent()]), _bring_back())
+        missed = ballot.off_the_line(self.canvass.records, end)
         if missed and not self._accept_loss:
             raise self._refused(missed, _bring_back())
         self._loss = self._judge_loss(end, policies, short)
 
     def _require_no_conflict(self, own: LogEnd) -> None:
         ends = [
-            (one.node.name, one.end)
-            for one in self._canvass.answers.values()
-            if one.end is not None and one.end.position.revision
+            (one.node.name, one.end) for one in self.canvass.answers.values() if one.end is not None and one.end.position.revision
         ]
-        records = self._canvass.records
+        records = self.canvass.records
         if self._is_claimed and all(record.epoch != self._epoch for record in records):
             records = [*records, EpochRecord(self._epoch, self._me.node_id, 0, None)]
         conflict = ballot.conflict(records, [(self._me.name, own), *ends])
@@ -321,38 +319,38 @@ class _Promotion:
 
     def _witnesses(self) -> frozenset[str]:
         """Return the names of those that promised, or would, and lack nothing."""
-        counted = {name for name, one in self._canvass.answers.items() if one.counts}
+        counted = {name for name, one in self.canvass.answers.items() if one.counts}
         return frozenset(counted | ({self._me.name} if self._counts else set()))
 
     def _short(self, policies: Sequence[Policy]) -> list[str]:
         """Return why the promises, if they are all that there are, do not prove that nothing acknowledged is missing."""
         short = ballot.unmet(policies, self._witnesses())
-        former = ballot.former_primary(self._canvass.records)
+        former = ballot.former_primary(self.canvass.records)
         has_quorum = any(policy.write_quorum for policy in policies)
         if (
             has_quorum
             and former is not None
-            and ballot.is_degraded(self._canvass.notes)
+            and ballot.is_degraded(self.canvass.notes)
             and former.node_id not in self._witness_ids()
         ):
-            note = self._canvass.notes[-1]
+            note = self.canvass.notes[-1]
             short.append(f"{note.node} gave the quorum up ({note.reason}), and {former.node or former.node_id} does not answer")
         return short
 
     def _witness_ids(self) -> frozenset[str]:
-        ids = {one.node.node_id for one in self._canvass.answers.values() if one.counts}
+        ids = {one.node.node_id for one in self.canvass.answers.values() if one.counts}
         return frozenset(ids | ({self._me.node_id} if self._counts else set()))
 
     def _judge_loss(self, end: LogEnd, policies: Sequence[Policy], short: Sequence[str]) -> Loss:
         revision, silent_ms = self._candidate.heard()
-        heard = max([revision, *(one.heard for one in self._canvass.answers.values())])
+        heard = max([revision, *(one.heard for one in self.canvass.answers.values())])
         by_quorum = bool(policies) and all(policy.write_quorum for policy in policies) and not short
-        lost = ballot.loss(self._canvass.records, end, self._witness_ids(), by_quorum, self._lacking, heard)
+        lost = ballot.loss(self.canvass.records, end, self._witness_ids(), by_quorum, self._lacking, heard)
         return lost._replace(why=f"{lost.why}; this node heard of it {silent_ms} ms ago") if lost.first else lost
 
     async def _read_register(self) -> None:
         try:
-            await self._canvass.read_register()
+            await self.canvass.read_register()
         except Corruption:
             raise
         except KvError as error:
@@ -367,7 +365,7 @@ class _Promotion:
         """Return the error that another node is becoming primary, or has, by its name where the register tells."""
         await self._read_register()
         who = next(
-            (record.node or record.node_id for record in self._canvass.records if record.epoch.number == number), "another node"
+            (record.node or record.node_id for record in self.canvass.records if record.epoch.number == number), "another node"
         )
         return self._refused(f"{who} has claimed epoch {number}", _see_who())
 
@@ -380,14 +378,6 @@ class _Promotion:
 
 def _sentence(*clauses: str) -> str:
     return "; ".join(clause for clause in clauses if clause)
-
-
-def _loss_text(lost: Loss) -> str:
-    if not lost.first:
-        return "nothing that was acknowledged is lost"
-    if lost.last < lost.first:
-        return f"what was acknowledged behind revision {lost.first - 1} may be lost, nobody has heard of any: {lost.why}"
-    return f"revisions {lost.first} to {lost.last} may be lost, and what came behind them: {lost.why}"
 
 
 def _see_who() -> str:

@@ -169,6 +169,8 @@ class Shipping:
         log = self._database.tail()
         try:
             self._raise_closed()
+            if not self._epochs():
+                raise NotServing("this node has no log yet")
             judge.check_hello(self._here(), hello)
             slot = self._connect(hello, call)
             verdict = await self._judge(hello, log)

@@ -334,7 +334,7 @@ def _name_taken(slot: Slot, identity: NodeIdentity) -> ReplicationError:
     return ReplicationError(
         Code.WRONG_PEER,
         f"a node named {identity.name!r} follows already, at {slot.address}: its id is {slot.node_id}, not {identity.node_id}",
-        "give each node a name of its own with: --node-name",
+        "give each node a name of its own with: --name",
     )
 
 

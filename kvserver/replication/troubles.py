@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import errno
 
+from kvserver.archive.store import StoreError
 from kvserver.base.errors import Code, Corruption, KvError, OpenRefused
 from kvserver.base.events import Listener
 from kvserver.base.replication_events import ChunkNotTaken
@@ -64,6 +65,8 @@ class Troubles:
 
     def sort(self, error: Exception, state: FollowerState, source: str) -> Setback:
         """Say what an error means in the state that it happened in."""
+        if state is FollowerState.CATCHUP_ARCHIVE and isinstance(error, StoreError):
+            return self.again("archive", error.message, Lasting.OPERATOR)
         setback = self._sorted(error, source)
         if state is FollowerState.FENCED and setback.happening is Happening.LOWER_EPOCH:
             return set_back(setback.why)

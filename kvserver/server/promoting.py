@@ -37,15 +37,8 @@ class NodeCandidate:
         return self._member.vow
 
     def describe(self) -> Description:
-        """Say which part it plays, and in which state it is.
-
-        A primary behind whose epoch another node has claimed one and not gone on is as good as fenced: those that promised do
-        not obey it any more. To be promoted again, under a higher number, is what helps.
-        """
-        said, claimed = self._member.parts.describe(), self._member.watch.newest_claim()
-        if said.state == "PRIMARY" and claimed is not None and claimed.epoch.number > said.epoch.number:
-            return said._replace(state="FENCED", reason=f"{claimed.node} has claimed epoch {claimed.epoch.number}")
-        return said
+        """Say which part it plays, and in which state it is."""
+        return self._member.parts.describe()
 
     def end(self) -> LogEnd:
         """Return where its log durably ends."""

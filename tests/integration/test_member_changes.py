@@ -102,7 +102,11 @@ async def test_two_who_make_it_stand_still_are_both_told_when_it_does(tmp_path: 
 
         async def slow() -> None:
             nonlocal was_paused
+            if driver._task is None:  # somebody else ends it already, and this one has nothing to wait for
+                return
+            task, driver._task = driver._task, None
             await may_end.wait()
+            driver._task = task
             await pause()
             was_paused += 1
 
@@ -188,6 +192,35 @@ async def test_another_epoch_of_its_number_halts_a_primary(tmp_path: Path) -> No
         assert (await refused(a.put(b"x"))).code == "NOT_PRIMARY"
         assert a.state == "FENCED" and "another epoch 1 than this node's, of x" in a.member.parts.describe().reason
         assert a.database.role is Role.PRIMARY, "there is nobody whom it could follow"
+
+
+async def test_a_primary_behind_a_stuck_claim_is_promoted_again(tmp_path: Path) -> None:
+    """The candidate died behind its promises, and this primary was the one that it could not reach."""
+    async with members(tmp_path, "a", "b") as nodes:
+        await written_upto(nodes)
+        a, b = nodes["a"], nodes["b"]
+        epoch = Epoch(2, 5)
+        await asyncio.to_thread(a.member.register.claim, epoch, NodeRecord("x", "id of x", "127.0.0.1:1"), 1)
+        assert (await b.member.promise(epoch, candidate(b))).promised
+        await until(lambda: b.state == "FENCED")
+        await a.member.watch.look()
+        assert any("x has claimed epoch 2 and not gone on" in text for text in (await a.status()).warnings)
+        assert await a.put(b"alone")
+        steps = await a.promote()
+        assert steps[-1].done and steps[-1].epoch.number == 3
+        await nodes.until_streaming("b")
+        await nodes.until_equal("a", "b")
+        assert not (await a.status()).warnings
+
+
+async def test_a_call_that_outlives_the_part_is_told_so_by_the_store_that_was_closed(tmp_path: Path) -> None:
+    async with members(tmp_path, "a", "b") as nodes:
+        await written_upto(nodes)
+        former = nodes["b"].database
+        await former.flush()
+        await nodes["b"].member.reopen(lambda: None)
+        with pytest.raises(NotServing):
+            await asyncio.wait_for(former.read(1, [b"k0"], former.marks.visible), 5)
 
 
 # -- what fails -----------------------------------------------------------------------------------------------------

@@ -168,8 +168,8 @@ PROMOTION_CORPUS = (
         "kvserver/replication/promotion.py",
         (
             (
-                "        await self._promise_oneself()\n        self._canvass.forget_answers()\n",
-                "        self._canvass.forget_answers()\n",
+                "        await self._promise_oneself()\n        self.canvass.forget_answers()\n",
+                "        self.canvass.forget_answers()\n",
             ),
         ),
         PROMOTION + MODEL,
@@ -328,7 +328,10 @@ PROMOTION_CORPUS = (
     SeededBug(
         "deposed_primary_claims_at_its_restart",
         "kvserver/engine/claiming.py",
-        (("        if newest is not None and not self._is_own(newest):\n", "        if False:\n"),),
+        (
+            ("        if newest is not None and not self._is_own(newest):\n", "        if False:\n"),
+            ("        if other is not None:\n            what", "        if False:\n            what"),
+        ),
         ROLES,
         "the old primary is started, takes the next number, and nobody has promised anything",
     ),

@@ -180,7 +180,7 @@ SHIPPING_CORPUS = (
     SeededBug(
         "chunks_under_way_when_it_is_told_to_stand_still",
         "kvserver/replication/following.py",
-        (("                await self.receiving.intake.drained()\n", "                pass\n"),),
+        (("                await self.receiving.intake.ended()\n", "                pass\n"),),
         TROUBLES,
         "a promise says where the log ends, and the log goes on behind it",
     ),

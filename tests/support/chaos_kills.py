@@ -29,7 +29,7 @@ PROMOTION = (
     "engine.open.after_begun",
     "promotion.after_take_over",
 )
-START = ("engine.open.after_claim", "engine.open.after_first_segment", "engine.open.after_begun", "vow.after_rename")
+START = ("engine.open.after_claim", "engine.open.after_first_segment", "engine.open.after_begun")
 REWIND = ("rewind.after_link", "rewind.after_kept", "rewind.after_cut")
 SWAP = ("swap.after_marker", "swap.after_out", "swap.after_in", "swap.after_unmarked")
 BOOTSTRAP = ("bootstrap.after_checkpoint", "bootstrap.after_part", "bootstrap.after_copy")

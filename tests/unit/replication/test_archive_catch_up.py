@@ -163,3 +163,31 @@ def test_a_damaged_object_is_found(at: int) -> None:
     scene.objects[name] = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
     with pytest.raises(Corruption):
         raw_of(scene, Piece(entry, 0, None))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 5000, 1 << 20])
+def test_the_last_chunk_of_a_segment_that_leads_elsewhere_is_not_given_out(chunk_bytes: int) -> None:
+    scene = plain()
+    entry = scene.entries[1]
+    segment = open_segment(scene.store, scene.names, entry, Dictionaries(scene.store, scene.names))
+    for end in (entry.end._replace(chain=bytes(16)), entry.end._replace(revision=entry.end.revision + 1)):
+        given = list[int]()
+        with pytest.raises(Corruption, match="not to where the manifest says"):
+            for chunk in chunks_of(segment, Piece(entry._replace(end=end), 0, None), chunk_bytes):
+                given.append(chunk.offset + len(chunk.data))
+        assert max(given, default=0) < entry.raw_length
+
+
+def test_behind_the_place_where_the_source_has_left_an_epoch_nothing_of_it_is_taken() -> None:
+    """Its primary has not closed the manifest yet, and the one before it has archived more than that."""
+    scene = ArchiveScene()
+    scene.begin()
+    scene.segment(2, 1)
+    scene.segment(1, 3)
+    scene.segment(2)
+    for left, taken in ((scene.frame_ends[5], 2), (scene.entries[1].end, 2), (scene.frame_ends[3], 1)):
+        found = pieces_behind(read_catalog(scene.store, scene.cluster_id), LogEnd(CREATION, 0, 0), left)
+        assert len(found) >= taken
+        assert found[taken - 1].end == left or found[taken - 1].upto == left
+        beyond = [piece for piece in found[taken:] if piece.end.revision > left.revision]
+        assert beyond == []

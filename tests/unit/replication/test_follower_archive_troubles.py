@@ -184,9 +184,7 @@ async def test_where_the_archive_has_a_backup_behind_a_gap_an_empty_node_begins_
         names = ArchiveNames(a.db.identity.cluster_id)
         run_settling(a.db, a.db.checkpoint(Path("/copies/1")))
         env = Environment(a.node.disk, scene.clock, random.Random(1).randbytes)
-        create_backup(
-            env, store, Path("/copies/1"), names.cluster_id, open_tables=lambda path: TwinTables(a.node.disk, path)
-        )
+        create_backup(env, store, Path("/copies/1"), names.cluster_id, open_tables=lambda path: TwinTables(a.node.disk, path))
         segments(a, 2, 2)
         archive(scene, a)
         for name in logs(store)[:2]:

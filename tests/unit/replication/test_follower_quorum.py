@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvserver.base.errors import NotServing
 from kvserver.base.policy import make_policy
 from kvserver.base.replication_events import LogRewound, SuffixLost
 from kvserver.base.types import Role
@@ -14,6 +15,7 @@ from kvserver.commit.ticket import Ticket
 from kvserver.replication.messages import Chunk, Envelope
 from kvserver.replication.policy_guard import PolicyGuard
 from kvserver.replication.quorum import Quorum
+from kvserver.replication.receiving import hello_of
 from kvserver.wal import format as fmt
 from support.follow_scene import FollowScene, SceneNode
 from support.follow_waits import log_end, same, shows, steps, streaming
@@ -50,6 +52,17 @@ async def test_a_copy_does_not_wait_for_the_quorum_that_waits_for_it(flushed: bo
         assert ("EMPTY", "RESTORING") in steps(b)
         await scene.until(lambda: ticket.done)
         await same(scene, a, b)
+
+
+async def test_an_empty_follower_says_that_it_has_nothing_to_ship() -> None:
+    async with FollowScene() as scene:
+        a = scene.primary("a")
+        b = scene.member("b", "a")
+        assert a.db is not None
+        hello = hello_of(a.db, a.identity(), a.promised, ("none",), only_log=True)
+        call = await a.peers(b.address).follow(hello)
+        with pytest.raises(NotServing, match="no log yet"):
+            await anext(aiter(call))
 
 
 def without_marks(envelope: Envelope) -> Envelope:

@@ -62,6 +62,15 @@ async def test_a_fenced_primary_is_promoted_again() -> None:
     assert (step.epoch.number, step.revision) == (3, 4) and not cluster["a"].is_fenced
 
 
+async def test_a_primary_whose_followers_obey_a_claim_that_came_to_nothing_is_promoted_again() -> None:
+    cluster = quorum()
+    cluster.register.claim(Epoch(2, 5), NodeRecord("b", "id-b", "b"), 0)
+    cluster["b"].vow.promise(Epoch(2, 5))  # and b died before it asked anybody
+    step = last(await cluster.promote("a"))
+    assert (step.epoch.number, step.revision, step.lost_from) == (3, 4, 0)
+    assert promises(cluster) == {"a": 3, "b": 3, "c": 3}
+
+
 async def test_every_connection_is_let_go_of() -> None:
     cluster = quorum()
     cluster["a"].kill()

@@ -86,3 +86,18 @@ async def test_the_first_failure_is_told_to_whoever_goes_on(code: Code) -> None:
             await again
         assert failed.value.is_chunks_fault is (code is Code.WRONG_PEER)
     assert intake.durable_bytes == 0
+
+
+async def test_a_failure_is_told_when_nothing_is_under_way_any_more() -> None:
+    """Whoever asks goes on with the log's end as it is then: a promise names it, the next call begins there."""
+    store = HeldStore()
+    intake = Intake(store)  # type: ignore[arg-type]
+    await feed(intake, 10, 10)
+    store.tickets[1].fail(Refused(Code.DISK_FULL, "no room"))
+    ending = asyncio.ensure_future(intake.ended())
+    await turns()
+    assert not ending.done() and store.hurries == 1
+    store.answer()
+    with pytest.raises(IntakeFailed, match="no room"):
+        await ending
+    assert intake.durable_bytes == 10
