@@ -313,9 +313,9 @@ class Archiver:
         if self._store is None:
             self._store = self._store_factory()
         epochs, foreign = self._source.epochs(), self._source.foreign_epochs()
-        continuation = Continuation(self._store, self._names, self._cluster, epochs, foreign, self._node_name, self._env.clock)
-        standing = continuation.resume(self._source.sealed())
-        self._continuation = continuation
+        line = Continuation(self._store, self._names, self._cluster, epochs, foreign, self._node_name, self._env.clock)
+        standing = line.resume(self._source.sealed())
+        self._continuation = line
         self._uploader = Uploader(self._env, self._store, self._names, self._options, self._throttle)
         return standing
 

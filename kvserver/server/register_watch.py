@@ -95,6 +95,11 @@ class RegisterWatch:
         if self.error:
             LOG.info("the register is reached again")
         self.error, self.looked = "", True
+        begun = self.newest_begun()
+        if begun is not None and self.me is not None and begun.node_id == self.me.node_id and self.me not in self.nodes:
+            # Another node goes by this one's name. The others look there for the primary, so the primary takes it back.
+            LOG.warning("another node has joined under the name %s; a node needs a name of its own", self.me.name)
+            self._joined = None
         self._on_look()
 
     def _failed(self, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The follower and an archive that is of little help: damaged, of somebody else, with a gap, away, or in the middle of something."""
+"""The follower and an archive that is of little help: damaged, of somebody else, with a gap, away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kvserver.base.replication_events import ArchiveCaughtUp, CopyFetched, State
 from support.fault_store import FaultStore, StoreFault
 from support.follow_parts import archive_sealed
 from support.follow_scene import FollowScene, SceneNode
-from support.follow_waits import S, in_state, log_end, same, shows, steps, streaming
+from support.follow_waits import S, in_state, log_end, same, shows, streaming
 from support.memory_store import MemoryStore
 from support.stores import content, run_settling
 from support.twin_tables import TwinTables

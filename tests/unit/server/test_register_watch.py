@@ -174,3 +174,26 @@ async def test_a_followers_start_does_with_what_was_seen_last(watch: RegisterWat
     assert len(remembered.records()) == 2
     register.fails = ReplicationError(Code.REGISTER_UNAVAILABLE, "it is gone")
     assert len(remembered.records()) == 1
+
+
+async def test_a_primary_takes_its_name_back_from_a_node_that_joined_under_it(register: Register) -> None:
+    watch = RegisterWatch(register, lambda: None)  # type: ignore[arg-type]
+    watch.me = ME
+    register.held = [record(1, begun=True)]
+    await watch.look()
+    stranger = NodeRecord("a", "id of another", "b:1")
+    register.joined = [stranger]
+    await watch.look()
+    await watch.look()
+    assert register.joined == [stranger, ME]
+
+
+async def test_a_follower_leaves_its_name_to_whoever_joined_last(register: Register) -> None:
+    watch = RegisterWatch(register, lambda: None)  # type: ignore[arg-type]
+    watch.me = ME
+    register.held = [record(1, begun=True, node="b")]
+    await watch.look()
+    register.joined = [NodeRecord("a", "id of another", "c:1")]
+    await watch.look()
+    await watch.look()
+    assert len(register.joined) == 1
