@@ -85,7 +85,7 @@ test-newest: ## Runs the tests with the newest grpcio and protobuf that are allo
 	@$(NEWEST)/bin/python -c 'import grpc, google.protobuf as p; print("grpcio", grpc.__version__, "protobuf", p.__version__)'
 	@$(NEWEST)/bin/$(PYTEST) --ignore tests/tidy --ignore tests/packaging $(ARGS)
 
-bench: $(STAMP) ## Measures ourselves, etcd, Redis, RocksDB and the disk in one run (half an hour; ARGS="--quick": a smoke).
+bench: $(STAMP) ## Measures ourselves, etcd, Redis, RocksDB and the disk in one run (forty minutes; ARGS="--quick": a smoke).
 	@$(BIN)/python scripts/bench/main.py $(ARGS)
 
 bench-tables: $(STAMP) ## Measures what tables cost: puts beside flushes, reads after many, the start after a kill (3 minutes).

@@ -314,8 +314,7 @@ class Archiver:
             self._store = self._store_factory()
         epochs, foreign = self._source.epochs(), self._source.foreign_epochs()
         line = Continuation(self._store, self._names, self._cluster, epochs, foreign, self._node_name, self._env.clock)
-        standing = line.resume(self._source.sealed())
-        self._continuation = line
+        self._continuation, standing = line, line.resume(self._source.sealed())
         self._uploader = Uploader(self._env, self._store, self._names, self._options, self._throttle)
         return standing
 

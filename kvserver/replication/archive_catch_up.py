@@ -7,7 +7,7 @@ that place is taken; whoever has the next epoch's log has that segment as it goe
 
 Nothing is taken on the archive's word: blocks are checked by their checksums, frames by the log that takes them (CRC, order,
 chain), and each segment has to end where the manifest says. What comes next is fetched and decompressed while the log takes what
-came before it: waiting for each other took half of the time.
+came before it.
 
 What is archived was shown by the primary, so it may be shown here. It has to be told to the store, because what is not visible
 cannot be written into tables, and a long log does not fit memory.

@@ -205,7 +205,7 @@ class Life:
             return
         if database.failure is None:
             await asyncio.to_thread(database.close)
-            LOG.info("closed at revision %d, everything acknowledged is on disk", database.marks.durable)
+            LOG.info("stopped at revision %d, everything acknowledged is on disk", database.marks.durable)
         else:
             # Whatever hangs in there hangs on the disk that failed; the process ends anyway.
             with contextlib.suppress(TimeoutError):

@@ -1,6 +1,6 @@
 """Measures this machine in one run: ourselves, etcd, Redis, RocksDB and the bare disk, in interleaved rounds.
 
-    make bench                                        # everything, three rounds, about half an hour
+    make bench                                        # everything, three rounds, about forty minutes
     make bench ARGS='--quick'                         # a smoke of everything, two minutes; its figures mean little
     make bench ARGS='--only floors'                   # one section, and those that it needs
     make bench ARGS='--write docs/performance.md'     # everything, and the tables and plots into the page

@@ -26,8 +26,8 @@ class Node:
 
     @property
     def part(self) -> ArchivePart:
-        assert self.app._archive is not None
-        return self.app._archive
+        assert self.app._node.life is not None and self.app._node.life.archive is not None
+        return self.app._node.life.archive
 
     @property
     def scratch(self) -> list[Path]:

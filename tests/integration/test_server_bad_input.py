@@ -82,7 +82,6 @@ UNARY: list[tuple[str, Message, str, str, str]] = [
         "3145728",
     ),
     ("Sync", Sync(revision=99), "OUT_OF_RANGE", "FUTURE_REVISION", "99"),
-    ("Sync", Sync(level=kv_pb2.DURABILITY_REPLICATED), "INVALID_ARGUMENT", "INVALID_FIELD", "level"),
     ("Sync", Sync(level=kv_pb2.DURABILITY_MEMORY), "INVALID_ARGUMENT", "INVALID_FIELD", "level"),
     ("Sync", Sync(level=55), "INVALID_ARGUMENT", "INVALID_FIELD", "level"),  # type: ignore[arg-type]
     ("CreateNamespace", admin_pb2.CreateNamespaceRequest(), "INVALID_ARGUMENT", "INVALID_NAMESPACE_NAME", "255"),

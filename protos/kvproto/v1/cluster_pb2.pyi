@@ -335,7 +335,7 @@ class PromoteResponse(_message.Message):
     LOST_FROM_FIELD_NUMBER: _builtins.int
     LOST_UPTO_FIELD_NUMBER: _builtins.int
     step: _builtins.str
-    """The step, by its name: "claim", "promises", "catch-up", "branch", "serve"."""
+    """The step, by its name: "look", "claim", "promises", "catch-up", "branch", "serve"."""
     message: _builtins.str
     """What was done, in a sentence."""
     done: _builtins.bool

@@ -925,7 +925,7 @@ class SyncRequest(_message.Message):
     revision: _builtins.int
     """The revision to wait for; 0: the newest one assigned when the call arrives."""
     level: Global___Durability.ValueType
-    """LOCAL, or UNSPECIFIED for what the policy names."""
+    """LOCAL, or UNSPECIFIED or REPLICATED for what the policy names; where it names no quorum, that is LOCAL."""
     def __init__(
         self,
         *,

@@ -64,6 +64,7 @@ def names(run: Run) -> list[str]:
     crowd += [f"keys/{which}/{turn}" for which in ("separate", "same") for turn in range(crowds.TURNS)]
     found += [f"{name}.{part}" for name in crowd for part in ("per_s", "p50_us", "p99_us")]
     found += archive_names()
+    found += replication_names()
     return found
 
 
@@ -75,6 +76,12 @@ def archive_names() -> list[str]:
     found += [f"archive/beside/{which}.{part}" for which in ("on", "off") for part in ("per_s", "p99_ms")]
     found += [f"archive/restore.{part}" for part in ("plain_read_s", "stored_mb", "raw_mb", "seconds")]
     return [*found, "archive/backup.mb", "archive/backup.seconds", "archive/backup.copy_s", "archive/verify.mb_per_core"]
+
+
+def replication_names() -> list[str]:
+    loads = [f"replication/{followers}.per_s" for followers in (0, 1)] + [f"replication/w{quorum}.p50_ms" for quorum in (0, 2)]
+    figures = ("lag_p50_ms", "lag_p99_ms", "replay_per_s", "primary_per_s", "archive_mb_per_s", "sync_ms", "gets_1", "gets_3")
+    return [*loads, *(f"replication/{figure}" for figure in figures)]
 
 
 def document(tmp_path: Path, failures: list[str]) -> dict[str, object]:

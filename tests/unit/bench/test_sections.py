@@ -44,8 +44,8 @@ def test_steps_are_planned_for_every_round(section: Section, tmp_path: Path) -> 
     assert all(step.seconds > 0 for step in section.steps(run))
 
 
-def test_a_full_run_is_planned_for_about_half_an_hour_and_a_quick_one_for_less_than_4(tmp_path: Path) -> None:
-    for sizes, minutes in ((FULL, 31), (QUICK, 4)):
+def test_a_full_run_is_planned_for_about_forty_minutes_and_a_quick_one_for_less_than_6(tmp_path: Path) -> None:
+    for sizes, minutes in ((FULL, 42), (QUICK, 6)):
         assert sum(step.seconds for _, _, step in rounds(Run(sizes, tmp_path), SECTIONS)) < minutes * 60
 
 
