@@ -83,7 +83,15 @@ class App:
         self._figures.rpc_stats = lambda: self._grpc.stats
         self._grpc_stopped = False
         self._listen = config.listen
-        world = World(self._env, config, self._post, self._on_event, self._on_log_failure, self._on_fatal, self._on_standing)
+        world = World(
+            self._env,
+            config,
+            self._post,
+            lambda event: self._on_event(event),
+            self._on_log_failure,
+            self._on_fatal,
+            self._on_standing,
+        )
         self._node: Single | Member = Single(world, self._on_life) if config.cluster is None else Member(world, self._on_life)
         if isinstance(self._node, Member):
             self.probes.node = self._node.checks

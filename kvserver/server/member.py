@@ -162,6 +162,7 @@ class Member:
         self._kept = life.database.identity
         try:
             self.watch.me = self.me()
+            self.watch.leads = life.database.history.current if role is Role.PRIMARY else None
             if role is Role.PRIMARY:
                 # What was noted about the policy before this epoch began holds for it; and whoever wants to be the next primary
                 # must find this one in the register.

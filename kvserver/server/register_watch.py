@@ -46,6 +46,8 @@ class RegisterWatch:
         self._woken = asyncio.Event()
         self.me: NodeRecord | None = None
         """What the register is to be told of this node; None: nothing yet."""
+        self.leads: Epoch | None = None
+        """The epoch under which this node is primary; None: it is not."""
         self.records: list[EpochRecord] = []
         self.nodes: list[NodeRecord] = []
         self.notes: list[PolicyNote] = []
@@ -96,7 +98,7 @@ class RegisterWatch:
             LOG.info("the register is reached again")
         self.error, self.looked = "", True
         begun = self.newest_begun()
-        if begun is not None and self.me is not None and begun.node_id == self.me.node_id and self.me not in self.nodes:
+        if begun is not None and begun.epoch == self.leads and self.me is not None and self.me not in self.nodes:
             # Another node goes by this one's name. The others look there for the primary, so the primary takes it back.
             LOG.warning("another node has joined under the name %s; a node needs a name of its own", self.me.name)
             self._joined = None

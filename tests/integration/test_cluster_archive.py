@@ -66,7 +66,7 @@ def test_an_empty_node_takes_its_store_from_the_archive_while_the_primary_is_dow
         write(cluster, "n1", "behind", 1)
         cluster.kill("n1")
         cluster["n2"].begin()
-        wait_for_state(cluster, "n2", "CONNECTING", reason=str(archived))
+        wait_for_line(cluster, "n2", f"is at revision {archived}")
         cluster["n1"].start()
         wait_for_state(cluster, "n2", "STREAMING")
         assert assert_same_content(cluster) > archived

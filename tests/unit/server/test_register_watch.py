@@ -180,6 +180,7 @@ async def test_a_primary_takes_its_name_back_from_a_node_that_joined_under_it(re
     watch = RegisterWatch(register, lambda: None)  # type: ignore[arg-type]
     watch.me = ME
     register.held = [record(1, begun=True)]
+    watch.leads = Epoch(1, 1)
     await watch.look()
     stranger = NodeRecord("a", "id of another", "b:1")
     register.joined = [stranger]
