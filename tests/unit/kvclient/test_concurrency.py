@@ -70,6 +70,7 @@ async def test_only_so_many_frames_are_under_way(kv: Any, fake: FakeServer) -> N
     first = await fill(kv, "Put")
     later = [asyncio.create_task(kv.put(b"later%d" % number, b"v")) for number in range(50)]
     await eventually(lambda: in_line(kv) == 50)
+    await eventually(lambda: len(fake.frames) >= MAX_FRAMES)  # what was sent may still be on its way
     assert len(fake.frames) == MAX_FRAMES
     release.set()
     await asyncio.gather(*first, *later)
