@@ -19,7 +19,7 @@ export PYTHON
 PYTEST := python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: bench-tables bench-big help setup run run-single demo test check fmt format-check lint types imports protos protos-check
-.PHONY: test-crash test-seeded test-newest bench lock clean
+.PHONY: test-cluster test-crash test-seeded test-newest bench lock clean
 
 help: ## Lists the targets.
 	@echo 'make TARGET [ARGS="..."], where TARGET is:'
@@ -75,6 +75,10 @@ protos-check: $(STAMP) ## Checks that the stubs are what the .proto files say.
 
 test-crash: $(STAMP) ## Runs the long crash campaign (CRASH_ROUNDS=10: seeds of each kind; half an hour).
 	@KVSERVER_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/crash --timeout 0 $(ARGS)
+
+test-cluster: $(STAMP) ## Runs whole clusters through kills at every step, bad input and a change of archive (4 minutes).
+	@KVSERVER_CLUSTER_TESTS=all $(BIN)/$(PYTEST) tests/integration/test_cluster_kills.py tests/integration/test_cluster_bad_input.py \
+		tests/integration/test_cluster_archive.py $(ARGS)
 
 test-seeded: $(STAMP) ## Plants every seeded bug, one after the other, in copies of the source: a test must notice each (6 minutes).
 	@KVSERVER_SEEDED_BUGS=all $(BIN)/$(PYTEST) tests/seeded_bugs $(ARGS)

@@ -33,8 +33,9 @@ WRONG_USAGE = 2
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 FAILPOINTS_VARIABLE = PREFIX + "FAILPOINTS"
 
-_OTHER_VARIABLES = frozenset({FAILPOINTS_VARIABLE, "KVSERVER_CRASH_ROUNDS", "KVSERVER_SEEDED_BUGS", "KVSERVER_BENCH_DIR"})
-"""Variables that are no settings: the last three are read by the tests and by the benchmark."""
+_OF_TESTS = ("KVSERVER_CRASH_ROUNDS", "KVSERVER_SEEDED_BUGS", "KVSERVER_BENCH_DIR", "KVSERVER_CLUSTER_TESTS")
+_OTHER_VARIABLES = frozenset({FAILPOINTS_VARIABLE, *_OF_TESTS})
+"""Variables that are no settings: all but the first are read by the tests and by the benchmark."""
 
 _OF_KUBERNETES = re.compile(
     r"KVSERVER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII

@@ -11,9 +11,9 @@ from kvserver.archive.open_store import open_store
 from kvserver.archive.verify import verify_archive
 from kvserver.base.environment import Environment
 from kvserver.testing.cluster import ClusterProcesses
-from support.chaos import assert_same_content, cluster_of, promoted, until, wait_for_line, wait_for_state
+from support.chaos import LONG, assert_same_content, cluster_of, promoted, until, wait_for_line, wait_for_state
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [LONG, pytest.mark.timeout(240)]
 
 MIB = 1 << 20
 SLOT_MIB = 64

@@ -12,6 +12,7 @@ from kvclient import Client
 from kvserver.testing.cluster import ClusterProcesses, ClusterServer, free_ports
 from kvserver.testing.process import ServerFailed
 from support.chaos import (
+    LONG,
     Ledger,
     assert_same_content,
     cluster_of,
@@ -23,7 +24,7 @@ from support.chaos import (
 from support.chaos_kills import armed, wait_until_killed
 from support.chaos_rounds import wait_until_follows
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [LONG, pytest.mark.timeout(240)]
 
 
 def node_of(cluster: ClusterProcesses, name: str, data_dir: Path, *flags: str) -> ClusterServer:

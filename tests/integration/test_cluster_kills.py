@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.chaos import Ledger, assert_same_content, cluster_of
+from support.chaos import LONG, Ledger, assert_same_content, cluster_of
 from support.chaos_kills import kill_at_copy, kill_at_promotion, kill_at_rewind, kill_at_start
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [LONG, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("write_quorum", [0, 2])

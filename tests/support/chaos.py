@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import threading
 import time
@@ -15,12 +16,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from kvclient import Client, ClusterClient, ClusterNode, ConditionFailed, Entry, KvClientError, OutcomeUnknown, Retry
 from kvserver.testing.cluster import NAMES, ClusterProcesses, free_ports
 from support.linearizability import Operation, Recorder
 from support.proxy import Network
 
 FoundT = TypeVar("FoundT")
+
+LONG = pytest.mark.skipif(
+    os.environ.get("KVSERVER_CLUSTER_TESTS") != "all", reason="takes long, and is part of CI: run it with make test-cluster"
+)
+"""Stands above files whose clusters take minutes together."""
 
 PATIENCE_S = 60.0
 CALL_S = 2.0
