@@ -131,11 +131,6 @@ class Following:
         self._hurries = True
         self._insert()
 
-    @property
-    def waiting_groups(self) -> int:
-        """Return how many groups are durable and not inserted yet."""
-        return sum(1 for item in self._work if isinstance(item, ReceivedGroup)) + self._pipeline.is_inserting
-
     def close(self) -> None:
         """Insert nothing more, and tell those who wait for it."""
         self._closed = True

@@ -16,12 +16,11 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import Code, OpenRefused, ReplicationError
 from kvserver.base.identity_file import replace_register
 from kvserver.base.paths import DataPaths
-from kvserver.base.register import EpochRecord, NodeRecord, Register
+from kvserver.base.register import EpochRecord, NodeRecord
 from kvserver.base.types import Identity
 from kvserver.engine.identity import read_identity
 from kvserver.replication.local_register import KIND, LocalRegister
-from kvserver.replication.register_records import Founded
-from kvserver.replication.store_register import KIND_PREFIX, StoreRegister, found, kind_of, look
+from kvserver.replication.store_register import StoreRegister, found, kind_of, look
 
 _HISTORY = "see what the register holds with: kvctl cluster history; name an address without a register to begin a new one"
 
@@ -41,26 +40,6 @@ def find_register(url: str, env: Environment) -> StoreRegister | None:
     store = register_store(url, env)
     founded = look(store)
     return StoreRegister(store, founded, env) if founded is not None else None
-
-
-def register_of(identity: Identity, url: str, env: Environment, paths: DataPaths) -> Register:
-    """Return the register that a node's identity names; nothing is asked of it, so it may be out of reach.
-
-    Raises OpenRefused where the address, empty if none was given, does not fit the identity.
-    """
-    if identity.register == KIND:
-        if url:
-            what = f"{paths.root} claims its epochs in its own folder, not at {url}"
-            raise OpenRefused(what, "leave --register out; or move the register there first, with the node stopped")
-        return LocalRegister(env.fs, paths)
-    if not identity.register.startswith(KIND_PREFIX):
-        what = f"{paths.root} claims its epochs in a register of kind {identity.register!r}, which this software does not know"
-        raise OpenRefused(what, "start it with the software that made it, or a newer one")
-    if not url:
-        what = f"{paths.root} claims its epochs in a register that other nodes see, and its address is not given"
-        raise OpenRefused(what, "name it with --register")
-    founded = Founded(identity.cluster_id, identity.register.removeprefix(KIND_PREFIX))
-    return StoreRegister(register_store(url, env), founded, env)
 
 
 def register_store(url: str, env: Environment) -> Store:

@@ -31,9 +31,9 @@ from kvserver.base.events import Listener
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import Identity, Position
 from kvserver.engine.database import Database
+from kvserver.replication.waiting import on_thread
 from kvserver.server.archive_upkeep import ArchiveUpkeep
 from kvserver.server.backups import PROGRESS_S, Backups
-from kvserver.server.beside import run_beside
 from kvserver.server.config import ArchiveConfig
 from kvserver.server.copies import Copies
 from kvserver.server.log_source import NodeLog, Post
@@ -110,7 +110,7 @@ class ArchivePart:
         """Archive what was written last, if the archive answers, and end within a bounded time whatever it does."""
         self._stopping.set()
         await asyncio.gather(self._upkeep.stop(), self.backups.stop(), self._archive_last())
-        await run_beside(lambda: self._archiver.stop(STOP_S), "archiver-stop")
+        await on_thread(lambda: self._archiver.stop(STOP_S), "archiver-stop")
 
     async def _archive_last(self) -> None:
         figures = self._archiver.figures()

@@ -31,8 +31,9 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import Corruption, KvError
 from kvserver.base.events import Listener
 from kvserver.base.types import CREATION_REVISION, Position
+from kvserver.replication.waiting import on_thread
 from kvserver.server.backups import Backups
-from kvserver.server.beside import HelperRun, run_beside
+from kvserver.server.beside import HelperRun
 from kvserver.server.config import ArchiveConfig
 from kvserver.server.copies import Copies
 from kvserver.server.schedule import Recurring
@@ -244,6 +245,6 @@ class ArchiveUpkeep:
         helper = HelperRun()
         self._helpers.add(helper)
         try:
-            return await run_beside(lambda: helper.run(start), name)
+            return await on_thread(lambda: helper.run(start), name)
         finally:
             self._helpers.discard(helper)

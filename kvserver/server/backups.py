@@ -20,7 +20,8 @@ from kvserver.base.environment import Environment
 from kvserver.base.errors import KvError, NotServing
 from kvserver.base.events import Listener
 from kvserver.commit.refusals import tables_failed
-from kvserver.server.beside import UnderWay, run_beside
+from kvserver.replication.waiting import on_thread
+from kvserver.server.beside import UnderWay
 from kvserver.server.copies import Copies, Copy
 from kvserver.service.archive import Stage
 
@@ -81,7 +82,7 @@ class Backups:
                 return read_backup(store, self._cluster_id, max(ids, key=_made)) if ids else None
 
         async with self.one_at_a_time:  # or it would take away what a backup notes meanwhile
-            self.newest = await run_beside(look, "backups")
+            self.newest = await on_thread(look, "backups")
             self.known = True
 
     async def create(self) -> AsyncGenerator[Stage, None]:
@@ -124,7 +125,7 @@ class Backups:
                 began_s = self._env.clock.monotonic()
                 job.stage = Stage("copying")
                 async with self._copies.copy("backup") as copy:
-                    record = await run_beside(lambda: self._send(job, copy), "backup")
+                    record = await on_thread(lambda: self._send(job, copy), "backup")
             except _Abandoned:
                 raise _ended() from None
             except Exception as error:

@@ -1,13 +1,13 @@
-"""Work that may take hours, or hang: on threads that nobody waits for when the process ends, and in helper processes.
+"""Work that may take hours, or hang: helper processes, and what waits for them to end.
 
-The event loop's own pool of threads is small, and the process waits for it at its end; neither fits an upload to a store that
-has stopped answering.
+What blocks is done on threads that nobody waits for when the process ends (``kvserver.replication.waiting.on_thread``): the event
+loop's own pool of threads is small, and the process waits for it at its end; neither fits an upload to a store that has stopped
+answering.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -16,32 +16,6 @@ from kvserver.archive.helper import Fields, Helper
 from kvserver.base.errors import Code, KvError
 
 Result = TypeVar("Result")
-
-
-async def run_beside(work: Callable[[], Result], name: str) -> Result:
-    """Return what the work returns, or raise what it raises; it goes on when the caller is cancelled."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Result] = loop.create_future()
-
-    def tell(result: Result | None, error: BaseException | None) -> None:
-        if outcome.done():  # nobody waits any more
-            return
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await outcome
 
 
 class HelperRun:

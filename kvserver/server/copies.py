@@ -20,7 +20,8 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.types import Position
 from kvserver.commit.ticket import Ticket
 from kvserver.engine.database import Database
-from kvserver.server.beside import HelperRun, UnderWay, run_beside, was_ended
+from kvserver.replication.waiting import on_thread
+from kvserver.server.beside import HelperRun, UnderWay, was_ended
 from kvserver.service.archive import Hashed
 
 LOG = logging.getLogger("kvserver.server")
@@ -83,7 +84,7 @@ class Copies:
     async def remove(self, folder: Path) -> None:
         """Remove a folder of the scratch space; what cannot be removed now is removed at the next start."""
         try:
-            await run_beside(lambda: remove_tree(self._env.fs, folder), "scratch")
+            await on_thread(lambda: remove_tree(self._env.fs, folder), "scratch")
         except OSError as error:
             LOG.warning("%s cannot be removed, which is tried again at the next start: %s", folder, error)
 
@@ -109,7 +110,7 @@ class Copies:
                 if helper.ended:  # while it waited; a copy costs a flush
                     raise was_ended()
                 async with self.copy("hash", flushing) as (folder, position):
-                    found = hash_of(await run_beside(lambda: helper.run(lambda: start_hashing(folder)), "hash"))
+                    found = hash_of(await on_thread(lambda: helper.run(lambda: start_hashing(folder)), "hash"))
         finally:
             self._helpers.discard(helper)
         return Hashed(position, found.sha256, found.keys)

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from kvserver.base.environment import Environment
-from kvserver.base.events import Event, Listener
+from kvserver.base.events import Listener
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Role
@@ -187,7 +187,7 @@ class Life:
             rocks(world.config.failpoints),
             world.config.engine,
             world.env,
-            self._on_event,
+            world.listener,
             hold_archive=world.config.archive is not None,
             role=birth.role,
             claimed=birth.claimed,
@@ -195,9 +195,6 @@ class Life:
             node=birth.node,
             must_refetch=birth.must_refetch,
         )
-
-    def _on_event(self, event: Event) -> None:
-        self._world.listener(event)
 
     async def _close(self) -> None:
         database = self._database

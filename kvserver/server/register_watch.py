@@ -18,8 +18,7 @@ from kvserver.base.errors import KvError, ReplicationError
 from kvserver.base.register import EpochRecord, NodeRecord, PolicyNote, Register
 from kvserver.base.types import Epoch
 from kvserver.replication.store_register import StoreRegister
-from kvserver.replication.waiting import pause
-from kvserver.server.beside import run_beside
+from kvserver.replication.waiting import on_thread, pause
 
 LOG = logging.getLogger("kvserver.server")
 
@@ -82,7 +81,7 @@ class RegisterWatch:
         if former is not None and not former.done():
             await asyncio.wait([former], timeout=ANSWER_S)
         if former is None or former.done():
-            self._reading = asyncio.ensure_future(run_beside(self._read, "register"))
+            self._reading = asyncio.ensure_future(on_thread(self._read, "register"))
             await asyncio.wait([self._reading], timeout=ANSWER_S)
         reading = self._reading
         assert reading is not None

@@ -70,11 +70,6 @@ class LogTail:
         """Return where the log durably ends."""
         return self._log.end
 
-    def durable_offset(self, segment_id: int) -> int | None:
-        """Return how many bytes of a segment are durable; None where it is gone, or never was here."""
-        info = self._find(self._look(), segment_id)
-        return info.length_bytes if info is not None else None
-
     def oldest_revision(self) -> int:
         """Return the first revision that can be read; where there is no segment, of the next one that is written."""
         segments = self._segments(self._look())

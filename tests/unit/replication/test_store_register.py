@@ -14,8 +14,7 @@ from kvserver.base.identity_file import create_identity
 from kvserver.base.paths import DataPaths
 from kvserver.base.register import EpochRecord, NodeRecord, PolicyNote
 from kvserver.base.types import NO_EPOCH, Epoch, Position
-from kvserver.replication.local_register import LocalRegister
-from kvserver.replication.open_register import find_register, open_register, register_of
+from kvserver.replication.open_register import find_register, open_register
 from kvserver.replication.register_records import Founded
 from kvserver.replication.store_register import StoreRegister, check_same, found, kind_of, look
 from support.clocks import ManualClock
@@ -318,24 +317,3 @@ def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
     with pytest.raises(ReplicationError) as caught:
         open_register(url, environment())
     assert caught.value.code is Code.REGISTER_UNAVAILABLE and caught.value.hint and "archive" not in caught.value.message
-
-
-def test_the_identity_says_which_register_a_node_has() -> None:
-    env = environment()
-    env.fs.make_dir(PATHS.root)
-    local = create_identity(env, PATHS, "n", "local")
-    assert isinstance(register_of(local, "", env, PATHS), LocalRegister)
-    with pytest.raises(OpenRefused, match="in its own folder"):
-        register_of(local, "file:///srv/register", env, PATHS)
-    env = environment()
-    env.fs.make_dir(PATHS.root)
-    founded = Founded(CLUSTER, "ab" * 16)
-    shared = create_identity(env, PATHS, "n", kind_of(founded), CLUSTER)
-    register = register_of(shared, "file:///srv/register", env, PATHS)
-    assert isinstance(register, StoreRegister) and register.founded == founded
-    with pytest.raises(OpenRefused, match="its address is not given"):
-        register_of(shared, "", env, PATHS)
-    env = environment()
-    env.fs.make_dir(PATHS.root)
-    with pytest.raises(OpenRefused, match="does not know"):
-        register_of(create_identity(env, PATHS, "n", "etcd"), "file:///srv/register", env, PATHS)

@@ -10,13 +10,14 @@ from typing import Any, cast
 import pytest
 
 from kvserver.base.errors import Code, KvError
-from kvserver.server.beside import HelperRun, UnderWay, run_beside
+from kvserver.replication.waiting import on_thread
+from kvserver.server.beside import HelperRun, UnderWay
 
 
 async def test_the_outcome_is_the_works() -> None:
-    assert await run_beside(lambda: threading.current_thread().name, "beside") == "beside"
+    assert await on_thread(lambda: threading.current_thread().name, "beside") == "beside"
     with pytest.raises(ZeroDivisionError):
-        await run_beside(lambda: 1 // 0, "beside")
+        await on_thread(lambda: 1 // 0, "beside")
 
 
 async def test_it_goes_on_when_its_caller_is_cancelled() -> None:
@@ -26,7 +27,7 @@ async def test_it_goes_on_when_its_caller_is_cancelled() -> None:
         release.wait(10)
         ended.set()
 
-    task = asyncio.ensure_future(run_beside(work, "beside"))
+    task = asyncio.ensure_future(on_thread(work, "beside"))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -73,7 +74,7 @@ def test_a_helper_brings_its_result_or_its_error() -> None:
 
 async def test_a_helper_that_is_ended_says_so_and_not_that_it_died() -> None:
     helper, running = FakeHelper(), HelperRun()
-    task = asyncio.ensure_future(run_beside(lambda: run(helper, running), "helper"))
+    task = asyncio.ensure_future(on_thread(lambda: run(helper, running), "helper"))
     await asyncio.sleep(0.01)
     running.end()
     with pytest.raises(KvError, match="ended before it was done") as caught:

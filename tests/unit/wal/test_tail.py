@@ -171,7 +171,6 @@ def test_a_segment_of_which_only_the_header_is_durable_is_shipped() -> None:
     assert fmt.decode_segment_header(block).segment_id == segment_id
     assert tail.read(segment_id, BLOCK, 1) == b""
     assert tail.position_at(segment_id, BLOCK) == log.writer.position
-    assert tail.durable_offset(segment_id) == BLOCK
 
 
 def test_only_what_is_durable_is_read() -> None:
@@ -300,7 +299,6 @@ def test_a_segment_that_was_deleted_is_gone() -> None:
             anew.read(1001, 0, 1)
         assert anew.position_at(1001, oldest.length_bytes) is None
         assert (anew.begin_for(4), anew.begin_for(5), anew.oldest_revision()) == (None, (1002, 0), 5)
-        assert anew.durable_offset(1001) is None
         assert not anew.is_sealed_end(1001, oldest.length_bytes)
 
 
