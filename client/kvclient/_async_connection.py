@@ -75,11 +75,7 @@ class AsyncConnection(Link):
         with self.failures(endpoint, writes=call.writes):
             send = getattr(stubs[call.service], call.method)
             answer = await send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
-        if (
-            answer is None
-        ):  # what gRPC brings of a call that ended in the very moment of its deadline, or of bytes that are no message
-            raise errors.unreadable(endpoint, in_time=time.monotonic() < deadline, writes=call.writes)
-        self.admit(answer.header, endpoint, writes=call.writes)
+        self.admit_answer(answer, endpoint, deadline, writes=call.writes)
         return call.parse(answer)
 
     @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Connection(Link):
         with self.failures(endpoint, writes=call.writes):
             send = getattr(stubs[call.service], call.method)
             answer = send(call.request, timeout=grpc_timeout_s(deadline - time.monotonic()))
-        self.admit(answer.header, endpoint, writes=call.writes)
+        self.admit_answer(answer, endpoint, deadline, writes=call.writes)
         return call.parse(answer)
 
     @contextlib.contextmanager

@@ -124,6 +124,16 @@ class Link:
         self._avoided[endpoint] = time.monotonic() + AVOID_S
         self._leave_with(endpoint, self.endpoints.turn)
 
+    def admit_answer(self, answer: Any, endpoint: str, deadline: float, *, writes: bool) -> None:
+        """Take in what came of a call that did not fail. Raises as ``admit`` does, and where the answer is none.
+
+        None is what both gRPC stacks bring of a call that ended in the very moment of its deadline, or of bytes that are no
+        message.
+        """
+        if answer is None:
+            raise errors.unreadable(endpoint, in_time=time.monotonic() < deadline, writes=writes)
+        self.admit(answer.header, endpoint, writes=writes)
+
     def admit(self, header: kv_pb2.ResponseHeader, endpoint: str, *, writes: bool) -> None:
         """Take in an answer's header. Raises Fenced or OutcomeUnknown for one of a lower epoch than the highest seen."""
         self.trouble = None

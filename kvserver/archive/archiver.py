@@ -80,7 +80,7 @@ class Archiver:
         self._limiter = RateLimiter(env.clock, options.rate_bytes_per_s)
         self._failures = Failures(env, options.retry_ms, listener)
         self._changed = threading.Condition()
-        self._woken = self._hurried = self._draining = self._stopped = False
+        self._woken = self._draining = self._stopped = False
         self._thread: threading.Thread | None = None
         self._uploads = Crew("archive-upload", options.hurry_workers, self.wake)
         self._manifests = Crew("archive-manifest", 1, self.wake)
@@ -114,6 +114,13 @@ class Archiver:
         with self._changed:
             self._woken = True
             self._changed.notify_all()
+
+    def hurry(self) -> int:
+        """Try at once what has failed, and what is under way, should it fail; return a number to compare ``failed_ask`` with."""
+        with self._changed:
+            ask = self._failures.ask()
+        self.wake()
+        return ask
 
     def stop(self, timeout_s: float) -> None:
         """End: archive what is sealed, if that does not fail and takes no longer than this, and leave the rest. Blocks."""
@@ -181,6 +188,7 @@ class Archiver:
             pace_ms=backlog.pressure.pace_ms,
             error=self._failures.message,
             failures=self._failures.total,
+            failed_ask=self._failures.failed_ask,
             fenced=fenced.what if fenced is not None else "",
             segments=segments,
             raw_bytes=raw_bytes,
@@ -192,27 +200,6 @@ class Archiver:
             archived_time_ms=self._archived_time_ms,
         )
 
-    def wait_archived(self, revision: int, timeout_s: float) -> bool:
-        """Wait until a revision is archived, and try at once what has failed; say whether it is. Blocks, for so long at most.
-
-        Returns early where the archiver ends. Raises ArchiveFenced where it may not archive any more.
-        """
-        clock = self._env.clock
-        until_s = clock.monotonic() + timeout_s
-        self._hurried = True
-        self.wake()
-        with self._changed:
-            while True:
-                archived = self._archived()
-                if archived is not None and archived.revision >= revision:
-                    return True
-                if self._fenced is not None:
-                    raise ArchiveFenced(self._fenced.what)
-                rest_s = until_s - clock.monotonic()
-                if self._stopped or rest_s <= 0:
-                    return False
-                clock.wait(self._changed, rest_s)
-
     def _archived(self) -> Position | None:
         """Return the end of what is archived; where nothing is, and the log has sealed nothing yet, where the log begins."""
         standing = self._standing
@@ -222,9 +209,6 @@ class Archiver:
 
     def _look(self) -> None:
         """Look at the log, and forget what is no longer to be archived."""
-        if self._hurried:
-            self._hurried = False
-            self._failures.hurry()
         self._tell_log()
         # A start finds segments that are archived already; it must not refuse writes before the archive could say so.
         weighs = self._standing is not None or self._failures.total > 0 or self._fenced is not None
@@ -240,7 +224,10 @@ class Archiver:
         """Return the next thing to do, and count it as under way; None where there is nothing that can be done now."""
         if self._fenced is not None or self._stopped:
             return None
-        return self._next_for_the_manifest() or self._next_upload()
+        job = self._next_for_the_manifest() or self._next_upload()
+        if job is not None:
+            self._failures.begun(job.what)
+        return job
 
     def _next_for_the_manifest(self) -> Job | None:
         continuation, standing = self._continuation, self._standing

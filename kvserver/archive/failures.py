@@ -18,13 +18,18 @@ class _Failure:
     message: str
     attempts: int
     retry_at_s: float
+    ask: int
+    """The newest ask before the attempt began."""
 
 
 class Failures:
     """The attempts that have failed and not succeeded since, each tried again on its own. Belongs to the archiver's thread.
 
     The wait doubles with each attempt, and a random part of it is left out, so that nodes which lost one store together do not
-    come back to it together. ``message`` and ``total`` may be read on any thread.
+    come back to it together. Somebody may ask for a try at once: a failure of what began before that is no
+    answer, and is tried again without a wait.
+
+    ``message``, ``total`` and ``failed_ask`` may be read on any thread.
     """
 
     def __init__(self, env: Environment, retry_ms: int, listener: Listener) -> None:
@@ -32,14 +37,19 @@ class Failures:
         self._retry_ms = retry_ms
         self._listener = listener
         self._failing: dict[str, _Failure] = {}
+        self._asks = 0
+        self._begun: dict[str, int] = {}
+        """What is under way, and the newest ask before it began."""
         self.message = ""
         """Why the oldest of them fails; empty where none does."""
         self.total = 0
+        self.failed_ask = 0
+        """The newest ask behind which an attempt began that failed."""
 
     def is_due(self, what: str) -> bool:
         """Say whether something may be tried now."""
         failure = self._failing.get(what)
-        return failure is None or self._env.clock.monotonic() >= failure.retry_at_s
+        return failure is None or failure.ask < self._asks or self._env.clock.monotonic() >= failure.retry_at_s
 
     def rest_s(self) -> float | None:
         """Return how long it is until something is due that is not now; None where that is nothing."""
@@ -47,18 +57,25 @@ class Failures:
         waits = (failure.retry_at_s - now for failure in self._failing.values())
         return min((wait_s for wait_s in waits if wait_s > 0), default=None)
 
+    def begun(self, what: str) -> None:
+        """Note that something is tried now."""
+        self._begun[what] = self._asks
+
     def failed(self, what: str, error: Exception) -> None:
         """Note that an attempt failed."""
         before = self._failing.get(what)
         attempts = before.attempts + 1 if before is not None else 1
         wait_s = min(self._retry_ms << min(attempts - 1, 16), MAX_RETRY_MS) / 1000
         wait_s *= 1 - self._env.random_bytes(1)[0] / 512
-        self._failing[what] = _Failure(_message(error), attempts, self._env.clock.monotonic() + wait_s)
+        ask = self._begun.pop(what, self._asks)
+        self._failing[what] = _Failure(_message(error), attempts, self._env.clock.monotonic() + wait_s, ask)
+        self.failed_ask = max(self.failed_ask, ask)
         self.total += 1
         self._tell()
 
     def forget(self, what: str) -> None:
         """Note that an attempt did not fail, or that there will be no other."""
+        self._begun.pop(what, None)
         if self._failing.pop(what, None) is not None:
             self._tell()
 
@@ -67,10 +84,13 @@ class Failures:
         for what in [what for what in self._failing if what not in kept]:
             self.forget(what)
 
-    def hurry(self) -> None:
-        """Let everything be tried again at once."""
-        for failure in self._failing.values():
-            failure.retry_at_s = 0.0
+    def ask(self) -> int:
+        """Let everything be tried again at once, also what is under way, should it fail; return the number of this ask.
+
+        May be called on any thread, by one at a time.
+        """
+        self._asks += 1
+        return self._asks
 
     def _tell(self) -> None:
         message = next((failure.message for failure in self._failing.values()), "")

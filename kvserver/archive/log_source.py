@@ -90,6 +90,8 @@ class ArchiveFigures:
     """Why something cannot be archived at the moment; empty while nothing fails."""
     failures: int
     """Attempts that failed since the start."""
+    failed_ask: int
+    """The newest ask (``Archiver.hurry``) behind which an attempt began that failed; 0 where none did."""
     fenced: str
     """Why this node may not archive any more; empty while it may."""
     segments: int

@@ -41,6 +41,7 @@ from kvserver.replication.candidate import Candidate
 from kvserver.replication.canvass import Canvass, RunBlocking
 from kvserver.replication.messages import Description
 from kvserver.replication.peer import Peers
+from kvserver.replication.vow import UNKNOWN_LOST
 
 __all__ = ["TIMEOUT_S", "Candidate", "PromotionStep", "RunBlocking", "promote"]
 
@@ -141,6 +142,8 @@ class _Promotion:
         if not self._counts and not self._accept_loss:
             needs = self._candidate.vow.needs_revision
             why = f"it lost something that it had acknowledged, and has not fetched it again up to revision {needs}"
+            if needs == UNKNOWN_LOST:
+                why = "it is new, and has not heard from a primary yet what a node of its name may have acknowledged"
             raise self._refused(why, "let it follow a node that has it, or promote another one; see: kvctl cluster status")
 
     async def look(self, dry_run: bool) -> PromotionStep:

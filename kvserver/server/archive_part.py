@@ -185,8 +185,7 @@ class ArchivePart:
 
     async def _reach(self, revision: int, for_caller: bool = False) -> Position | None:
         """Return how far the archive is, once it holds a revision, or all that is sealed; raise where it fails at that."""
-        failures = self._archiver.figures().failures
-        self._archiver.wait_archived(revision, 0.0)  # does not wait: what has failed is tried again at once
+        ask = self._archiver.hurry()
         while True:
             figures = self._archiver.figures()
             if figures.fenced:
@@ -195,7 +194,7 @@ class ArchivePart:
                 archived = figures.archived
                 if (archived is not None and archived.revision >= revision) or not self._log.sealed():
                     return archived
-            if figures.error and figures.failures > failures:
+            if figures.error and figures.failed_ask >= ask:
                 raise KvError(Code.ARCHIVE_UNAVAILABLE, figures.error, "see how it is doing with: kvctl archive status")
             if for_caller and self._ending:
                 raise NotServing("the node is stopping")

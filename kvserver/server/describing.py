@@ -27,6 +27,17 @@ def heard_revision(member: MemberPort) -> int:
     return driver.marks.durable if driver is not None else 0
 
 
+def heard_from_primary(member: MemberPort) -> int:
+    """Return the highest durable revision that a follower was told by the primary itself; 0 while it follows nobody, or another.
+
+    What another follower has durably may be less than what was acknowledged.
+    """
+    driver = member.parts.driver
+    if driver is None or not driver.source or driver.marks.primary != driver.source:
+        return 0
+    return driver.marks.durable
+
+
 def describe(member: MemberPort) -> Description:
     """Say who the node is, which part it plays and how far it is."""
     life, driver = member.life, member.parts.driver

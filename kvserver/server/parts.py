@@ -32,7 +32,7 @@ from kvserver.replication.waiting import to_the_end
 from kvserver.server import cluster_figures, describing
 from kvserver.server.cluster_control import Control
 from kvserver.server.content_check import ContentCheck, ContentRounds
-from kvserver.server.describing import heard_revision
+from kvserver.server.describing import heard_from_primary, heard_revision
 from kvserver.server.home import NodeHome
 from kvserver.server.life import Life
 from kvserver.server.policy_part import PolicyPart
@@ -182,7 +182,7 @@ class Parts:
 
     def _keep_vow(self, life: Life) -> None:
         if life is self._member.life:
-            self._keeper.tick(life.database, heard_revision(self._member))
+            self._keeper.tick(life.database, heard_from_primary(self._member))
 
     # -- who is primary ---------------------------------------------------------------------------------------------
 

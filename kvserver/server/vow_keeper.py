@@ -33,8 +33,8 @@ class VowKeeper:
     def tick(self, database: Database, heard: int) -> None:
         """Obey the epoch that is followed, for good; count for a quorum only with all that may have been acknowledged.
 
-        ``heard``: what the source has durably; 0: nothing was heard of it. To be called often: where nothing is to be written
-        down it costs nothing.
+        ``heard``: what the primary has durably, by its own word; 0: nothing was heard of it. To be called often: where nothing is
+        to be written down it costs nothing.
         """
         if self._under_way is not None and not self._under_way.done():
             return  # a disk that hangs gets no second one to wait for

@@ -38,6 +38,13 @@ ARCHIVER_CORPUS = (
         "the archive would hold what a failure of the log takes back",
     ),
     SeededBug(
+        "failure_of_an_earlier_attempt_told_as_the_answer",
+        "kvserver/archive/failures.py",
+        (("        ask = self._begun.pop(what, self._asks)\n", "        ask = self._asks\n"),),
+        ARCHIVER_FAULTS,
+        "kvctl archive now fails with what was wrong before the archive was mended",
+    ),
+    SeededBug(
         "mark_moved_over_a_hole",
         "kvserver/archive/archiver.py",
         (("            if put is None:\n                break\n", "            if put is None:\n                continue\n"),),

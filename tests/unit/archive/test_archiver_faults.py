@@ -124,7 +124,7 @@ def test_the_wait_grows_with_each_attempt_up_to_its_bound_and_is_not_the_same_fo
     assert store.counts.total() == 14
 
 
-def test_whoever_waits_has_it_tried_at_once() -> None:
+def test_whoever_asks_has_it_tried_at_once() -> None:
     world, store = faulty(StoreFault(forever=True))
     for _ in range(6):
         world.archive()
@@ -132,7 +132,19 @@ def test_whoever_waits_has_it_tried_at_once() -> None:
     world.archive()
     store.heal()
     assert not world.archiver.run_once()
-    assert not world.archiver.wait_archived(7, 0)
+    world.archiver.hurry()
+    world.archive()
+    assert world.archived == 7
+
+
+def test_an_attempt_that_began_before_somebody_asked_does_not_count_and_is_tried_again_at_once() -> None:
+    world, store = faulty(StoreFault(forever=True, action=lambda: asks.append(world.archiver.hurry())))
+    asks: list[int] = []
+    assert world.archiver.run_once()
+    assert world.archiver.figures().failed_ask == 0 < asks[-1], "what failed had begun before"
+    assert world.archiver.run_once(), "no time has passed"
+    assert world.archiver.figures().failed_ask == asks[0]
+    store.heal()
     world.archive()
     assert world.archived == 7
 

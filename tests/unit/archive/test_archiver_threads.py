@@ -42,14 +42,6 @@ def test_a_stopped_archiver_has_archived_what_was_sealed() -> None:
     world.judge()
 
 
-def test_whoever_waits_is_told_when_it_is_archived() -> None:
-    world = threaded(3)
-    reached: list[bool] = []
-    run_threads(world, lambda: reached.append(world.archiver.wait_archived(7, 60)))
-    assert reached == [True]
-    assert not world.archiver.wait_archived(8, 0)
-
-
 def test_a_store_that_hangs_holds_up_neither_the_ladder_nor_the_end() -> None:
     entered, released = threading.Event(), threading.Event()
 
@@ -90,7 +82,6 @@ def test_an_end_does_not_wait_for_what_fails() -> None:
     world.archiver = world.make_archiver(clock=SystemClock())
     run_threads(world, lambda: None, stop_s=60)
     assert store.counts.total() <= 2
-    assert not world.archiver.wait_archived(7, 60), "and nobody waits for an archiver that has ended"
 
 
 def test_an_end_does_not_wait_for_the_rate() -> None:
@@ -111,7 +102,8 @@ def test_an_end_does_not_wait_for_the_rate() -> None:
 
 def test_many_segments_on_several_threads_are_listed_in_order() -> None:
     world = threaded(40, commits=1, workers=4)
-    run_threads(world, lambda: world.archiver.wait_archived(41, 60))
+    run_threads(world, lambda: None)
+    assert world.archived == 41
     revisions = [event.last_revision for event in world.of(SegmentArchived)]
     assert revisions == sorted(revisions)
     world.judge()
@@ -119,16 +111,17 @@ def test_many_segments_on_several_threads_are_listed_in_order() -> None:
 
 def test_an_error_of_the_log_itself_does_not_end_the_thread() -> None:
     world = threaded(2)
-    answers = [RuntimeError("not now")]
+    answers, answered = [RuntimeError("not now")], threading.Event()
     sealed = world.log.sealed
 
     def once() -> object:
         if answers:
             raise answers.pop()
+        answered.set()
         return sealed()
 
     world.log.sealed = once  # type: ignore[method-assign, assignment]
-    run_threads(world, lambda: world.archiver.wait_archived(5, 60))
+    run_threads(world, answered.wait)
     assert world.archived == 5
     assert [event.reason for event in world.of(ArchiveFailing)] == ["not now"]
     assert len(world.of(ArchiveRecovered)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import time
 from typing import Any
 
 import grpc
@@ -195,3 +196,17 @@ async def test_lost_history_is_said_until_the_session_is_forgotten(kv: Any, fake
     assert (await kv.get(b"kept")).value == b"v"
     assert await kv.get(b"lost") is None
     assert kv.session == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("writes", "rest_s", "kind"),
+    [
+        (True, 9.0, kvclient.OutcomeUnknown),
+        (True, -9.0, kvclient.OutcomeUnknown),
+        (False, 9.0, kvclient.ServerError),
+        (False, -9.0, kvclient.Timeout),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_its_own(writes: bool, rest_s: float, kind: type[Exception]) -> None:
+    with kvclient.Client("h:1") as kv, pytest.raises(kind):
+        kv._routes._primary.admit_answer(None, "h:1", time.monotonic() + rest_s, writes=writes)

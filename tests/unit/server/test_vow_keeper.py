@@ -13,8 +13,21 @@ import pytest
 from kvserver.base.environment import Environment
 from kvserver.base.paths import DataPaths
 from kvserver.base.types import NO_EPOCH, Epoch, LogEnd, Position
+from kvserver.replication.messages import ShippedMarks
 from kvserver.replication.vow import UNKNOWN_LOST, Vow
+from kvserver.server.describing import heard_from_primary
 from kvserver.server.vow_keeper import VowKeeper
+
+
+@pytest.mark.parametrize(
+    ("source", "primary", "heard"),
+    [("p:1", "p:1", 7), ("f:1", "p:1", 0), ("f:1", "", 0), ("", "", 0)],
+    ids=["the primary itself", "another follower", "one that knows no primary", "nobody"],
+)
+def test_only_the_primarys_own_word_says_what_was_acknowledged(source: str, primary: str, heard: int) -> None:
+    driver = SimpleNamespace(source=source, marks=ShippedMarks(durable=7, primary=primary))
+    member: Any = SimpleNamespace(parts=SimpleNamespace(driver=driver))
+    assert heard_from_primary(member) == heard
 
 
 class Scene:
