@@ -91,9 +91,12 @@ class _Build:
         keys = sorted(changes)
         row_keys = [prefix + key for key in keys]
         for begin, end, displaced in self._fetcher.batches(row_keys):
-            for key, row_key, row in zip(keys[begin:end], row_keys[begin:end], displaced, strict=True):
-                chain = changes[key]
-                revision, value, _, version, older = chain
+            # All that is far apart in memory is touched here, in loops so short that the processor waits for many places at once.
+            chains = [changes[key] for key in keys[begin:end]]
+            revisions, values, _, versions, olders = zip(*chains, strict=True)
+            for key, row_key, row, chain, revision, value, version, older in zip(
+                keys[begin:end], row_keys[begin:end], displaced, chains, revisions, values, versions, olders, strict=True
+            ):
                 if row is not None:
                     if len(row) < rows.VERSION_LENGTH:
                         raise _damaged(row_key, "it is shorter than its head")

@@ -94,7 +94,8 @@ def _options(cache: Cache | None, max_open_files: int, merge_at_files: int = 6) 
     # Few merges, each of much: docs/adr/0013 has the figures. A second one runs only where the first does not keep up.
     options.set_max_background_jobs(3)
     options.set_level_zero_file_num_compaction_trigger(merge_at_files)
-    options.set_max_bytes_for_level_base(512 * MIB)
+    # Level 0 is merged by its size too, as RocksDB has it: it has to fit the number of files.
+    options.set_max_bytes_for_level_base(512 * MIB * merge_at_files // 6)
     options.set_target_file_size_base(32 * MIB)
     # A merge hands its output to the disk as it goes, so that the log's syncs never wait for a heap of it.
     options.set_bytes_per_sync(1 * MIB)
