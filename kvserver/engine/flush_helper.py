@@ -58,9 +58,12 @@ class HelperProcess:
     ``build`` may be called on any thread, ``close`` on another one meanwhile.
     """
 
-    def __init__(self, paths: DataPaths, block_cache_bytes: int, listener: Listener, failpoints: str = "") -> None:
-        """``failpoints`` are armed in the helper (``arm_from_text``)."""
-        self._command = [sys.executable, "-m", _MODULE, str(paths.root.absolute()), str(block_cache_bytes), failpoints]
+    def __init__(
+        self, paths: DataPaths, block_cache_bytes: int, listener: Listener, failpoints: str = "", niceness: int = 0
+    ) -> None:
+        """``failpoints`` are armed in the helper (``arm_from_text``); ``niceness``: how far below this process's its priority is."""
+        root = str(paths.root.absolute())
+        self._command = [sys.executable, "-m", _MODULE, root, str(block_cache_bytes), str(niceness), failpoints]
         self._fs = OsFileSystem()
         self._listener = listener
         self._turn = threading.Lock()

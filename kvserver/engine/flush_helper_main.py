@@ -1,7 +1,7 @@
 """The helper process that builds tables: one job after the other from standard input, until that ends.
 
-Started by ``kvserver.engine.flush_helper`` with the data folder, the bytes of the block cache and failpoints as arguments.
-It imports little, takes no part in signals that a terminal sends to the server's group, and never outlives the server: a
+Started by ``kvserver.engine.flush_helper`` with the data folder, the bytes of the block cache, how nice it is to be, and
+failpoints as arguments. It imports little, takes no part in signals that a terminal sends to the server's group, and never outlives the server: a
 thread waits for the end of standard input, which comes however the server ends, and stops the process in the middle of a
 build too. A helper that built on would meet the next server's helper at the same file.
 """
@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> None:
     """Serve jobs until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    root, block_cache_bytes, armed = arguments
+    root, block_cache_bytes, niceness, armed = arguments
+    os.nice(int(niceness))
     failpoints.arm_from_text(armed)
     # A build makes hundreds of thousands of tuples and no circles; the collector would walk them all, again and again.
     gc.disable()

@@ -34,12 +34,15 @@ class TableKit:
     make_builder: Callable[[Environment, DataPaths, TableOptions, Tables, Listener], FlushBuilder]
 
 
+FOLLOWER_NICENESS = 10
+"""A follower's helper comes after what keeps the follower close to its primary; docs/adr/0014 has the figures."""
+
 HELPER_CACHE_BYTES = 32 * MIB
 """The helper's own cache of parts of tables; it looks up each key of a flush once, in order."""
 
 
-def rocks(failpoints: str = "") -> TableKit:
-    """Return what a server runs on: RocksDB, and a helper process in which these failpoints are armed."""
+def rocks(failpoints: str = "", niceness: int = 0) -> TableKit:
+    """Return what a server runs on: RocksDB, and a helper process so nice, in which these failpoints are armed."""
 
     def open_tables(env: Environment, paths: DataPaths, options: TableOptions) -> Tables:
         from kvserver.storage.rocks import RocksTables  # 20 ms that whoever brings other tables need not spend
@@ -50,7 +53,7 @@ def rocks(failpoints: str = "") -> TableKit:
     def make_builder(
         env: Environment, paths: DataPaths, options: TableOptions, tables: Tables, listener: Listener
     ) -> FlushBuilder:
-        return HelperProcess(paths, HELPER_CACHE_BYTES, listener, failpoints)
+        return HelperProcess(paths, HELPER_CACHE_BYTES, listener, failpoints, niceness)
 
     return TableKit(open_tables, make_builder)
 

@@ -23,7 +23,7 @@ from kvserver.base.paths import DataPaths
 from kvserver.base.register import NodeRecord, Register
 from kvserver.base.types import Epoch, Role
 from kvserver.engine.database import Database
-from kvserver.engine.table_kit import rocks
+from kvserver.engine.table_kit import FOLLOWER_NICENESS, rocks
 from kvserver.server.archive_part import ArchivePart
 from kvserver.server.config import ServeConfig
 from kvserver.server.copies import Copies
@@ -184,7 +184,7 @@ class Life:
             birth.register,
             birth.register_kind,
             world.post,
-            rocks(world.config.failpoints),
+            rocks(world.config.failpoints, FOLLOWER_NICENESS if birth.role is Role.FOLLOWER else 0),
             world.config.engine,
             world.env,
             world.listener,

@@ -89,8 +89,8 @@ class Helpers:
         self._store = store
         self._started: list[HelperProcess] = []
 
-    def start(self, failpoints: str = "") -> HelperProcess:
-        helper = HelperProcess(self._store.paths, MIB, self.events.append, failpoints)
+    def start(self, failpoints: str = "", niceness: int = 0) -> HelperProcess:
+        helper = HelperProcess(self._store.paths, MIB, self.events.append, failpoints, niceness)
         self._started.append(helper)
         return helper
 
@@ -329,6 +329,14 @@ def test_the_helper_has_the_servers_open_files_not(store: Store, tables: RocksTa
         assert str(store.paths.root) not in names
     finally:
         os.close(held)
+
+
+@pytest.mark.parametrize("niceness", [0, 7])
+def test_the_helper_is_as_nice_as_it_is_told(niceness: int, store: Store, tables: RocksTables, helpers: Helpers) -> None:
+    helper = helpers.start(niceness=niceness)
+    store.put("a").flush(helper, tables)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, helper.pid) == min(own + niceness, 19)
 
 
 def test_the_helper_imports_neither_grpc_nor_the_server() -> None:
