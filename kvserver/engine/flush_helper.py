@@ -61,7 +61,7 @@ class HelperProcess:
     def __init__(
         self, paths: DataPaths, block_cache_bytes: int, listener: Listener, failpoints: str = "", niceness: int = 0
     ) -> None:
-        """``failpoints`` are armed in the helper (``arm_from_text``); ``niceness``: how far below this process's its priority is."""
+        """``failpoints`` are armed in the helper (``arm_from_text``); ``niceness``: how far its priority is below ours."""
         root = str(paths.root.absolute())
         self._command = [sys.executable, "-m", _MODULE, root, str(block_cache_bytes), str(niceness), failpoints]
         self._fs = OsFileSystem()

@@ -1,9 +1,9 @@
 """The helper process that builds tables: one job after the other from standard input, until that ends.
 
 Started by ``kvserver.engine.flush_helper`` with the data folder, the bytes of the block cache, how nice it is to be, and
-failpoints as arguments. It imports little, takes no part in signals that a terminal sends to the server's group, and never outlives the server: a
-thread waits for the end of standard input, which comes however the server ends, and stops the process in the middle of a
-build too. A helper that built on would meet the next server's helper at the same file.
+failpoints as arguments. It imports little, takes no part in signals that a terminal sends to the server's group, and never
+outlives the server: a thread waits for the end of standard input, which comes however the server ends, and stops the process in
+the middle of a build too. A helper that built on would meet the next server's helper at the same file.
 """
 
 from __future__ import annotations
