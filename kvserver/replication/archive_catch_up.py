@@ -19,6 +19,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import NamedTuple
 
@@ -46,8 +47,11 @@ CHUNK_BYTES = 1 * MIB
 """Frames are handed over in chunks of about so many bytes; a larger one is a chunk of its own."""
 
 
-AHEAD_CHUNKS = 8
-"""So many chunks are made before the log has room for them."""
+AT_ONCE = 4
+"""So many chunks are made in one go beside the event loop, which a thread's begin holds up for a millisecond."""
+
+AHEAD = 2
+"""So many times that many are made before the log has room for them."""
 
 
 class Piece(NamedTuple):
@@ -161,32 +165,56 @@ async def take_from_archive(
     floor.listener(ArchiveCaughtUp(begin, revision, len(pieces), intake.durable_bytes, seconds))
 
 
+class _Making:
+    """Makes a few chunks at a time, and tells of an error behind those that were made before it."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._error: Exception | None = None
+
+    def some(self) -> list[Chunk]:
+        """Return the next ones; none behind the last. Raises what making them raised."""
+        if self._error is not None:
+            raise self._error
+        made: list[Chunk] = []
+        try:
+            for chunk in itertools.islice(self._chunks, AT_ONCE):
+                made.append(chunk)
+        except Exception as error:
+            if not made:
+                raise
+            self._error = error
+        return made
+
+
 async def _chunks_ahead(
     floor: FollowerFloor, store: Store, names: ArchiveNames, pieces: list[Piece]
 ) -> AsyncGenerator[tuple[Piece, Chunk], None]:
     """Yield the chunks of all pieces, with those to come being made meanwhile. Raises Corruption, StoreError."""
     dictionaries = Dictionaries(store, names)
-    made: asyncio.Queue[tuple[Piece, Chunk] | Exception | None] = asyncio.Queue(AHEAD_CHUNKS)
+    made: asyncio.Queue[tuple[Piece, list[Chunk]] | Exception | None] = asyncio.Queue(AHEAD)
 
     async def make() -> None:
         try:
             for piece in pieces:
                 opened = functools.partial(open_segment, store, names, piece.entry, dictionaries)
-                chunks = chunks_of(await floor.beside(opened, "catch-up"), piece)
-                while (chunk := await floor.beside(functools.partial(next, chunks, None), "catch-up")) is not None:
-                    await made.put((piece, chunk))
+                making = _Making(chunks_of(await floor.beside(opened, "catch-up"), piece))
+                while some := await floor.beside(making.some, "catch-up"):
+                    await made.put((piece, some))
             await made.put(None)
         except Exception as error:  # told behind what was made before it
             await made.put(error)
 
-    making = asyncio.ensure_future(make())
+    maker = asyncio.ensure_future(make())
     try:
         while (one := await made.get()) is not None:
             if isinstance(one, Exception):
                 raise one
-            yield one
+            piece, some = one
+            for chunk in some:
+                yield piece, chunk
     finally:
-        await end_all([making])
+        await end_all([maker])
 
 
 def _show(database: Database, revision: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from kvserver.archive.catalog import read_catalog
@@ -10,7 +12,8 @@ from kvserver.archive.records import SegmentEntry
 from kvserver.archive.segment_reading import open_segment
 from kvserver.base.errors import Corruption
 from kvserver.base.types import NO_EPOCH, Epoch, LogEnd, Position
-from kvserver.replication.archive_catch_up import Piece, chunks_of, pieces_behind
+from kvserver.replication.archive_catch_up import AT_ONCE, Piece, _Making, chunks_of, pieces_behind
+from kvserver.replication.messages import Chunk
 from kvserver.wal.format import SEGMENT_HEADER_LENGTH
 from kvserver.wal.reader import SegmentReader
 from support.archives import ArchiveScene
@@ -191,3 +194,16 @@ def test_behind_the_place_where_the_source_has_left_an_epoch_nothing_of_it_is_ta
         assert found[taken - 1].end == left or found[taken - 1].upto == left
         beyond = [piece for piece in found[taken:] if piece.end.revision > left.revision]
         assert beyond == []
+
+
+def test_what_was_made_before_damage_is_handed_over_before_it_is_told() -> None:
+    def chunks() -> Iterator[Chunk]:
+        yield from (Chunk(1, offset, b"x") for offset in range(AT_ONCE + 1))
+        raise Corruption("a segment", 0, "a flipped bit")
+
+    making = _Making(chunks())
+    assert [chunk.offset for chunk in making.some()] == list(range(AT_ONCE))
+    assert [chunk.offset for chunk in making.some()] == [AT_ONCE]
+    for _ in range(2):
+        with pytest.raises(Corruption, match="a flipped bit"):
+            making.some()

@@ -115,6 +115,9 @@ class Replication:
                 follow = [*flags_of(folder, "n2"), *archive, "--follow", primary.address, "--log-level", "info"]
                 with kvserver(folder / "n2", *follow):
                     caught_up(run, primary, 2)
+                    # One that has nothing is sent a copy of the store instead.
+                    bench(["fill_store.py", primary.address, "1000", str(ARCHIVED_VALUE_BYTES)])
+                    caught_up(run, primary, 2)
                 bench(["fill_store.py", primary.address, str(keys), str(ARCHIVED_VALUE_BYTES)], timeout_s=300 + keys / 2_000)
                 kvctl(run, "archive now", "archive", "now", server=primary)
                 stack.enter_context(kvserver(folder / "n2", *follow))
