@@ -99,11 +99,6 @@ def serve_duplex(method: DuplexMethod, stats: MethodStats, streams: OpenStreams)
 
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         async with stream_call(context, name, stats):
-            stream = DuplexStream(method, context, stats)
-            streams.add(stream)
-            try:
-                await stream.run()
-            finally:
-                streams.discard(stream)
+            await streams.run(DuplexStream(method, context, stats))
 
     return serve

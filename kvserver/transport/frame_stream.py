@@ -147,8 +147,11 @@ class FrameStream:
             waiter.set_result(None)
 
 
-class Drainable(Protocol):
+class OpenStream(Protocol):
     """A stream that can be asked to end."""
+
+    async def run(self) -> None:
+        """Serve it to its end."""
 
     def drain(self) -> None:
         """End with NOT_SERVING, in order."""
@@ -158,18 +161,18 @@ class OpenStreams:
     """The streams that are open, so that they can be asked to end together."""
 
     def __init__(self) -> None:
-        self._streams: set[Drainable] = set()
+        self._streams: set[OpenStream] = set()
         self._draining = False
 
-    def add(self, stream: Drainable) -> None:
-        """Note a stream that begins; while the server drains it is asked to end at once."""
+    async def run(self, stream: OpenStream) -> None:
+        """Serve a stream to its end; while the server drains it is asked to end at once."""
         self._streams.add(stream)
-        if self._draining:
-            stream.drain()
-
-    def discard(self, stream: Drainable) -> None:
-        """Forget a stream that has ended."""
-        self._streams.discard(stream)
+        try:
+            if self._draining:
+                stream.drain()
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
 
     def drain(self) -> None:
         """Ask all streams to end, those that begin from now on too."""
@@ -184,11 +187,6 @@ def serve_frames(method: FrameMethod, stats: MethodStats, streams: OpenStreams) 
 
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         async with stream_call(context, name, stats):
-            stream = FrameStream(method, method.session(GrpcContext(context)), context, stats)
-            streams.add(stream)
-            try:
-                await stream.run()
-            finally:
-                streams.discard(stream)
+            await streams.run(FrameStream(method, method.session(GrpcContext(context)), context, stats))
 
     return serve

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +13,13 @@ from kvctl.command import Group
 from kvctl.commands.cluster_access import connect, rule, safe
 from kvctl.commands.cluster_policy import policy
 from kvctl.failures import EXIT_UNHEALTHY, as_ctl_error, report, warn
-from kvctl.settings import Settings, command_options, duration
+from kvctl.settings import Settings, command_options
 from kvctl.times import shown_moment, shown_span
+from kvctl.watching import keep_looking, watch_options
 
 if TYPE_CHECKING:
     from kvclient import ClusterHistory, ClusterNode, ClusterStatus, EpochEntry, PolicyNote
 
-_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 _FIRST_FIELDS = (
     *("name", "address", "role", "state", "epoch", "durable_revision", "applied_revision", "lag_ms", "lag_revisions"),
 )
@@ -55,17 +55,7 @@ cluster.add_command(policy)
 
 
 @cluster.command(short_help="Show what every node is doing.")
-@click.option("-w", "--watch", is_flag=True, help="Ask again and again, until it is interrupted.")
-@click.option(
-    "--interval",
-    callback=duration,
-    default="2s",
-    show_default=True,
-    envvar="KVCTL_INTERVAL",
-    show_envvar=True,
-    metavar="DURATION",
-    help="With --watch: how long to wait in between.",
-)
+@watch_options
 @click.option("--check", is_flag=True, help="End with 5 unless every node answers and nothing needs attention.")
 @command_options
 @click.pass_obj
@@ -81,16 +71,13 @@ def status(settings: Settings, watch: bool, interval: float, check: bool) -> int
       kvctl -E db1:7400,db2:7400,db3:7400 cluster status -w
       kvctl cluster status --check -o json
     """
-    if not watch:
-        found = _ask(settings)
-        _show(settings, found)
-        return EXIT_UNHEALTHY if check and _needs_attention(found) else 0
-    if check:
+    if watch and check:
         raise click.UsageError("--check and --watch exclude each other")
-    while True:
-        _show_once(settings)
-        sys.stdout.flush()
-        time.sleep(interval)
+    if watch:
+        keep_looking(lambda: _look(settings), interval)
+    found = _ask(settings)
+    _show(settings, found)
+    return EXIT_UNHEALTHY if check and _needs_attention(found) else 0
 
 
 def _ask(settings: Settings) -> ClusterStatus:
@@ -98,21 +85,14 @@ def _ask(settings: Settings) -> ClusterStatus:
         return asked.status()
 
 
-def _show_once(settings: Settings) -> None:
-    """Show what there is to show now; that no node answers is what one watches for, and no reason to end."""
+def _look(settings: Settings) -> Callable[[], object]:
+    """Return what shows what there is to show now; that no node answers is what one watches for, and no reason to end."""
     try:
-        found = _ask(settings)
+        return functools.partial(_show, settings, _ask(settings))
     except click.UsageError:
         raise
     except Exception as error:
-        told = as_ctl_error(error)
-        if output.on_terminal():
-            output.write_bytes(_CLEAR_SCREEN.encode())
-        report(told, as_json=settings.as_json)
-        return
-    if output.on_terminal():
-        output.write_bytes(_CLEAR_SCREEN.encode())
-    _show(settings, found)
+        return functools.partial(report, as_ctl_error(error), as_json=settings.as_json)
 
 
 def _needs_attention(found: ClusterStatus) -> bool:

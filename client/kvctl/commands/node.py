@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -13,7 +12,8 @@ from kvctl.bytes_form import printable
 from kvctl.command import Command
 from kvctl.failures import CtlError, as_ctl_error
 from kvctl.progress import Spinner
-from kvctl.settings import Settings, command_options, duration
+from kvctl.settings import Settings, command_options
+from kvctl.watching import keep_looking, watch_options
 
 if TYPE_CHECKING:
     from kvclient import Status
@@ -25,7 +25,6 @@ _FIELDS = (
     *("table_files", "table_bytes", "level0_files", "pending_compaction_bytes", "flushes"),
     *("holds", "uptime_ms", "server_version", "format_version", "warnings"),
 )
-_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 class _Found(NamedTuple):
@@ -37,17 +36,7 @@ class _Found(NamedTuple):
 
 
 @click.command(cls=Command)
-@click.option("-w", "--watch", is_flag=True, help="Ask again and again, until it is interrupted.")
-@click.option(
-    "--interval",
-    callback=duration,
-    default="2s",
-    show_default=True,
-    envvar="KVCTL_INTERVAL",
-    show_envvar=True,
-    metavar="DURATION",
-    help="With --watch: how long to wait in between.",
-)
+@watch_options
 @command_options
 @click.pass_obj
 def status(settings: Settings, watch: bool, interval: float) -> int:
@@ -63,15 +52,9 @@ def status(settings: Settings, watch: bool, interval: float) -> int:
       kvctl -E db1:7400,db2:7400 status
       kvctl status --watch --interval 500ms
     """
-    if not watch:
-        return _show(settings, _ask_all(settings))
-    while True:
-        found = _ask_all(settings)
-        if output.on_terminal():
-            output.write_bytes(_CLEAR_SCREEN.encode())
-        _show(settings, found, watching=True)
-        sys.stdout.flush()
-        time.sleep(interval)
+    if watch:
+        keep_looking(lambda: functools.partial(_show, settings, _ask_all(settings), watching=True), interval)
+    return _show(settings, _ask_all(settings))
 
 
 def _ask_all(settings: Settings) -> list[_Found]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from suite.figures import Figures, Spread, spread_of
 
@@ -53,6 +54,26 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1)
             raise ValueError(f"a row of {len(row)} cells in a table of {len(head)}: {row}")
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |")
     return "\n".join(lines)
+
+
+class Wanted(NamedTuple):
+    """One target."""
+
+    what: str
+    wanted: str
+    holds: Callable[[float], bool]
+    reached: dict[int, float]
+    unit: str = ""
+
+
+def targets(wanted: Iterable[Wanted]) -> str:
+    """Return the table of targets: what was reached in the middle round, and whether that is enough."""
+    lines = []
+    for what, least, holds, reached, unit in wanted:
+        middle = sorted(reached.values())[len(reached) // 2] if reached else None
+        met = NOT_MEASURED if middle is None else "" if not least else "yes" if holds(middle) else "**no**"
+        lines.append([what, least, rounds(reached, unit), met])
+    return table(["what", "wanted", "reached", "met"], lines)
 
 
 def replaced(page: str, begin: str, end: str, text: str) -> str:

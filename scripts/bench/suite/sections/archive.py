@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from suite import render
 from suite.figures import ratio_rounds
 from suite.ours import kvbench_result
 from suite.plan import Run, Step
 from suite.processes import BENCH, Server, execute, fresh_kvserver, kvserver
+from suite.render import Wanted
 
 MODES = ("blocking", "off the loop", "parallel", "streaming", "queued")
 WAS = {"blocking": "500 to 1,000", "off the loop": "150 to 300", "parallel": "100 to 200", "streaming": "", "queued": "50 to 100"}
@@ -156,7 +156,7 @@ class Archive:
 
     def render(self, run: Run) -> str:
         """Return the tables."""
-        parts = ["### The archive", TEXT, *(self._modes_table(run, level) for level in LEVELS), self._targets_table(run)]
+        parts = ["### The archive", TEXT, *(self._modes_table(run, level) for level in LEVELS), render.targets(targets(run))]
         return "\n\n".join(parts)
 
     def _modes_table(self, run: Run, level: int) -> str:
@@ -171,24 +171,6 @@ class Archive:
             rows.append([f"{mode}, level {level}", *cells, WAS[mode]])
         head = ["way", "ms", "times zstd", "held up, ms", "at most, ms", "CPU, s", "MiB above idle", "was, ms"]
         return render.table(head, rows)
-
-    def _targets_table(self, run: Run) -> str:
-        rows = []
-        for what, wanted, holds, reached, unit in targets(run):
-            median = sorted(reached.values())[len(reached) // 2] if reached else None
-            met = "not measured" if median is None else "" if not wanted else "yes" if holds(median) else "**no**"
-            rows.append([what, wanted, render.rounds(reached, unit), met])
-        return render.table(["what", "wanted", "reached", "met"], rows)
-
-
-class Wanted(NamedTuple):
-    """One target."""
-
-    what: str
-    wanted: str
-    holds: Callable[[float], bool]
-    reached: dict[int, float]
-    unit: str = ""
 
 
 def targets(run: Run) -> list[Wanted]:

@@ -15,7 +15,8 @@ from suite.figures import ratio_rounds
 from suite.ours import kvbench, kvbench_result
 from suite.plan import Run, Step
 from suite.processes import ProcessFailed, Server, kvserver
-from suite.sections.archive import Wanted, bench, emptied, kvctl
+from suite.render import Wanted
+from suite.sections.archive import bench, emptied, kvctl
 
 CALLERS = 1000
 CAUGHT_UP_S = 240.0
@@ -168,12 +169,7 @@ class Replication:
 
     def render(self, run: Run) -> str:
         """Return the tables."""
-        rows = []
-        for what, wanted, holds, reached, unit in targets(run):
-            median = sorted(reached.values())[len(reached) // 2] if reached else None
-            met = "not measured" if median is None else "" if not wanted else "yes" if holds(median) else "**no**"
-            rows.append([what, wanted, render.rounds(reached, unit), met])
-        return "\n\n".join(["### Followers", TEXT, render.table(["what", "wanted", "reached", "met"], rows)])
+        return "\n\n".join(["### Followers", TEXT, render.targets(targets(run))])
 
 
 def targets(run: Run) -> list[Wanted]:
