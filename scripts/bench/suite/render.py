@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -67,10 +68,10 @@ class Wanted(NamedTuple):
 
 
 def targets(wanted: Iterable[Wanted]) -> str:
-    """Return the table of targets: what was reached in the middle round, and whether that is enough."""
+    """Return the table of targets: the median of what was reached, and whether that is enough."""
     lines = []
     for what, least, holds, reached, unit in wanted:
-        middle = sorted(reached.values())[len(reached) // 2] if reached else None
+        middle = statistics.median(reached.values()) if reached else None
         met = NOT_MEASURED if middle is None else "" if not least else "yes" if holds(middle) else "**no**"
         lines.append([what, least, rounds(reached, unit), met])
     return table(["what", "wanted", "reached", "met"], lines)

@@ -14,7 +14,7 @@ from suite import peers, render
 from suite.figures import ratio_rounds
 from suite.ours import kvbench, kvbench_result
 from suite.plan import Run, Step
-from suite.processes import ProcessFailed, Server, kvserver
+from suite.processes import Server, kvserver
 from suite.render import Wanted
 from suite.sections.archive import bench, emptied, kvctl
 
@@ -58,7 +58,7 @@ class Replication:
         return measure
 
     def _lag(self, run: Run, nodes: list[Server], rate: float) -> None:
-        caught_up(run, nodes[0], 2)
+        caught_up(nodes[0], 2)
         seconds = run.sizes.load_s * 2
         with ExitStack() as stack:
             report = stack.enter_context(emptied(run.folder("lag")))
@@ -82,7 +82,7 @@ class Replication:
             with emptied(run.folder("catch-up")) as folder, ExitStack() as stack:
                 primary = stack.enter_context(kvserver(folder / "n1", *flags_of(folder, "n1")))
                 with kvserver(folder / "n2", *flags_of(folder, "n2"), "--follow", primary.address):
-                    caught_up(run, primary, 2)
+                    caught_up(primary, 2)
                 before = durable(run, primary)
                 load = kvbench(run, primary, "put", CALLERS, run.sizes.hot_keys, seconds=run.sizes.load_s * 4)
                 kvctl(run, "flush", "flush", server=primary)  # the primary is done with its own work
@@ -90,7 +90,7 @@ class Replication:
                 begin = time.perf_counter()
                 stack.enter_context(kvserver(folder / "n2", *flags_of(folder, "n2"), "--follow", primary.address))
                 started = time.perf_counter()
-                caught_up(run, primary, 2)
+                caught_up(primary, 2)
                 seconds = time.perf_counter() - begin
             run.record("replication/replay_per_s", commits / max(time.perf_counter() - started, 0.001))
             run.record("replication/primary_per_s", load.per_s)
@@ -115,14 +115,14 @@ class Replication:
                 primary = stack.enter_context(kvserver(folder / "n1", *flags_of(folder, "n1"), *archive))
                 follow = [*flags_of(folder, "n2"), *archive, "--follow", primary.address, "--log-level", "info"]
                 with kvserver(folder / "n2", *follow):
-                    caught_up(run, primary, 2)
+                    caught_up(primary, 2)
                     # One that has nothing is sent a copy of the store instead.
                     bench(["fill_store.py", primary.address, "1000", str(ARCHIVED_VALUE_BYTES)])
-                    caught_up(run, primary, 2)
+                    caught_up(primary, 2)
                 bench(["fill_store.py", primary.address, str(keys), str(ARCHIVED_VALUE_BYTES)], timeout_s=300 + keys / 2_000)
                 kvctl(run, "archive now", "archive", "now", server=primary)
                 stack.enter_context(kvserver(folder / "n2", *follow))
-                caught_up(run, primary, 2)
+                caught_up(primary, 2)
                 taken = re.search(r"(\d+) bytes, ([\d.]+) s", archive_line(folder / "n2.log"))
             if taken is None:
                 run.note("The follower did not need the archive to catch up.")
@@ -156,7 +156,7 @@ class Replication:
             keys = min(run.sizes.hot_keys, 50_000)
             with emptied(run.folder("gets")) as folder, cluster(folder, 3) as nodes:
                 bench(["fill_store.py", nodes[0].address, str(keys), "256"])
-                caught_up(run, nodes[0], 3)
+                caught_up(nodes[0], 3)
                 for count in (1, 3):
                     addresses = ",".join(node.address for node in nodes[:count])
                     figures = json.loads(bench(["cluster_load.py", "gets", addresses, str(keys), str(run.sizes.load_s)]))
@@ -244,18 +244,9 @@ def durable(run: Run, server: Server) -> int:
     return int(status["durable_revision"])
 
 
-def caught_up(run: Run, primary: Server, count: int) -> None:
+def caught_up(primary: Server, count: int) -> None:
     """Wait until all nodes of a cluster have applied what the primary has."""
-    until = time.monotonic() + CAUGHT_UP_S
-    while time.monotonic() < until:
-        lines = kvctl(run, "cluster status", "cluster", "status", "-o", "json", server=primary).splitlines()
-        nodes = [json.loads(line) for line in lines]
-        nodes = [node for node in nodes if "applied_revision" in node]
-        newest = max((node["durable_revision"] or 0 for node in nodes), default=0)
-        if len(nodes) >= count and all(node["applied_revision"] == newest for node in nodes):
-            return
-        time.sleep(0.05)
-    raise ProcessFailed("a follower did not catch up in time")
+    bench(["cluster_load.py", "wait", primary.address, str(count)], timeout_s=CAUGHT_UP_S)
 
 
 def archive_line(log: Path) -> str:
