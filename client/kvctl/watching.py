@@ -34,7 +34,7 @@ def watch_options(command: CommandT) -> CommandT:
 
 
 def keep_looking(look: Callable[[], Callable[[], object]], interval_s: float) -> NoReturn:
-    """Look again and again; ``look`` returns what shows the things that it found, which is called on a screen that is clear."""
+    """Look again and again; ``look`` asks, and returns what shows the answer, to be called once the screen is clear."""
     while True:
         show = look()
         if output.on_terminal():

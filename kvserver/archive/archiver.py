@@ -116,7 +116,7 @@ class Archiver:
             self._changed.notify_all()
 
     def hurry(self) -> int:
-        """Try at once what has failed, and what is under way, should it fail; return a number to compare ``failed_ask`` with."""
+        """Try at once what has failed, and what is under way, should it fail; return a number to compare ``answer`` with."""
         with self._changed:
             ask = self._failures.ask()
         self.wake()
@@ -165,13 +165,14 @@ class Archiver:
         self.wake()
 
     def _turn(self) -> None:
+        self._failures.begun(THE_ARCHIVER)
         for crew in (self._manifests, self._uploads):
             while crew.results:
                 self._finish(crew.results.popleft())
         self._look()
         while (job := self._next_job()) is not None:
             (self._manifests if job.what in (THE_ARCHIVE, THE_MANIFEST) else self._uploads).do(job)
-        self._failures.forget(THE_ARCHIVER)
+        self._failures.succeeded(THE_ARCHIVER)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ class Archiver:
             pace_ms=backlog.pressure.pace_ms,
             error=self._failures.message,
             failures=self._failures.total,
-            failed_ask=self._failures.failed_ask,
+            answer=self._failures.answer,
             fenced=fenced.what if fenced is not None else "",
             segments=segments,
             raw_bytes=raw_bytes,
@@ -318,7 +319,7 @@ class Archiver:
             if not isinstance(result, _Stopped):
                 self._failures.failed(job.what, result)
         else:
-            self._failures.forget(job.what)
+            self._failures.succeeded(job.what)
             job.done(result)
 
     def _resumed(self, standing: Standing) -> None:

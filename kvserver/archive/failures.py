@@ -26,10 +26,10 @@ class Failures:
     """The attempts that have failed and not succeeded since, each tried again on its own. Belongs to the archiver's thread.
 
     The wait doubles with each attempt, and a random part of it is left out, so that nodes which lost one store together do not
-    come back to it together. Somebody may ask for a try at once: a failure of what began before that is no
-    answer, and is tried again without a wait.
+    come back to it together. Somebody may ask for a try at once: a failure of what began before that is no answer, and is tried
+    again without a wait.
 
-    ``message``, ``total`` and ``failed_ask`` may be read on any thread.
+    ``message``, ``total`` and ``answer`` may be read on any thread.
     """
 
     def __init__(self, env: Environment, retry_ms: int, listener: Listener) -> None:
@@ -43,8 +43,8 @@ class Failures:
         self.message = ""
         """Why the oldest of them fails; empty where none does."""
         self.total = 0
-        self.failed_ask = 0
-        """The newest ask behind which an attempt began that failed."""
+        self.answer = (0, "")
+        """The newest ask that an attempt which failed began behind, and why it failed; one object, for other threads."""
 
     def is_due(self, what: str) -> bool:
         """Say whether something may be tried now."""
@@ -69,13 +69,18 @@ class Failures:
         wait_s *= 1 - self._env.random_bytes(1)[0] / 512
         ask = self._begun.pop(what, self._asks)
         self._failing[what] = _Failure(_message(error), attempts, self._env.clock.monotonic() + wait_s, ask)
-        self.failed_ask = max(self.failed_ask, ask)
+        if ask >= self.answer[0]:
+            self.answer = ask, _message(error)
         self.total += 1
         self._tell()
 
-    def forget(self, what: str) -> None:
-        """Note that an attempt did not fail, or that there will be no other."""
+    def succeeded(self, what: str) -> None:
+        """Note that an attempt did not fail."""
         self._begun.pop(what, None)
+        self.forget(what)
+
+    def forget(self, what: str) -> None:
+        """Note that there is nothing left that fails; one that is under way may still tell of itself."""
         if self._failing.pop(what, None) is not None:
             self._tell()
 

@@ -90,8 +90,8 @@ class ArchiveFigures:
     """Why something cannot be archived at the moment; empty while nothing fails."""
     failures: int
     """Attempts that failed since the start."""
-    failed_ask: int
-    """The newest ask (``Archiver.hurry``) behind which an attempt began that failed; 0 where none did."""
+    answer: tuple[int, str]
+    """The newest ask (``Archiver.hurry``) that an attempt which failed began behind, 0 where none did; and why it failed."""
     fenced: str
     """Why this node may not archive any more; empty while it may."""
     segments: int

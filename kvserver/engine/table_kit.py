@@ -42,7 +42,7 @@ HELPER_CACHE_BYTES = 32 * MIB
 
 
 def rocks(failpoints: str = "", niceness: int = 0) -> TableKit:
-    """Return what a server runs on: RocksDB, and a helper process so nice, in which these failpoints are armed."""
+    """Return what a server runs on: RocksDB, and a helper process of this niceness, in which these failpoints are armed."""
 
     def open_tables(env: Environment, paths: DataPaths, options: TableOptions) -> Tables:
         from kvserver.storage.rocks import RocksTables  # 20 ms that whoever brings other tables need not spend

@@ -50,8 +50,8 @@ CHUNK_BYTES = 1 * MIB
 AT_ONCE = 4
 """So many chunks are made in one go beside the event loop, which a thread's begin holds up for a millisecond."""
 
-AHEAD = 2
-"""So many times that many are made before the log has room for them."""
+AHEAD = 1
+"""So many goes wait for the log to have room, while one more is made and one is handed over."""
 
 
 class Piece(NamedTuple):

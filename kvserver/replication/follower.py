@@ -70,17 +70,17 @@ class Follower:
         """What the source said last."""
         self.heard_ms = 0
         """When, by this node's clock; 0: it has said nothing yet."""
+        self.heard_from = ""
+        """The address of the node that said it; ``source`` may be another one by now."""
         self.source = ""
         """The address of the node that is followed, or is tried; empty: none."""
-        self._home = home
-        self._floor = floor
+        self._home, self._floor = home, floor
         empty = holds_nothing(home.database())
         begin = FollowerState.EMPTY if empty else FollowerState.CONNECTING
         self.machine = StateMachine(begin, "it has no store yet" if empty else "it was started", floor.listener)
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
-        self._reinit = False
-        self._asked, self._refused_source = "", ""
+        self._reinit, self._asked, self._refused_source = False, "", ""
         self._tries = 0
         self._troubles = Troubles(floor.listener)
         self._common: Position | None = None
@@ -263,7 +263,7 @@ class Follower:
         if begins_behind:
             hello = hello._replace(end=LogEnd(end.position, 0, 0))
         following = Following(home, floor, database, self.machine, peer.address)
-        following.on_marks = self._heard
+        following.on_marks = lambda marks, at_ms: self._heard(peer.address, marks, at_ms)
         call = await peer.follow(hello)
         try:
             ended = await following.run(call, self._interrupted(following))
@@ -287,8 +287,8 @@ class Follower:
         if not self._begins_behind:
             self._on_ended(peer.address, ended)
 
-    def _heard(self, marks: ShippedMarks, at_ms: int) -> None:
-        self.marks, self.heard_ms = marks, at_ms
+    def _heard(self, address: str, marks: ShippedMarks, at_ms: int) -> None:
+        self.heard_from, self.marks, self.heard_ms = address, marks, at_ms
 
     async def _interrupted(self, following: Following) -> None:
         """Return when something else is to be done than to be shipped the log."""

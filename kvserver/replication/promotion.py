@@ -140,11 +140,12 @@ class _Promotion:
             hint = f"mend what is wrong and start it again, or fetch it anew with: kvctl reinit {self._me.name}"
             raise self._refused(f"it has failed: {said.reason or 'see its log'}", hint)
         if not self._counts and not self._accept_loss:
-            needs = self._candidate.vow.needs_revision
-            why = f"it lost something that it had acknowledged, and has not fetched it again up to revision {needs}"
+            needs, instead = self._candidate.vow.needs_revision, "or promote another one; see: kvctl cluster status"
             if needs == UNKNOWN_LOST:
                 why = "it is new, and has not heard from a primary yet what a node of its name may have acknowledged"
-            raise self._refused(why, "let it follow a node that has it, or promote another one; see: kvctl cluster status")
+                raise self._refused(why, f"let it follow the primary, {instead}")
+            why = f"it lost something that it had acknowledged, and has not fetched it again up to revision {needs}"
+            raise self._refused(why, f"let it follow a node that has it, {instead}")
 
     async def look(self, dry_run: bool) -> PromotionStep:
         """Look around: what the register holds, who answers, and whether enough could promise."""

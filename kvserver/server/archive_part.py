@@ -194,8 +194,9 @@ class ArchivePart:
                 archived = figures.archived
                 if (archived is not None and archived.revision >= revision) or not self._log.sealed():
                     return archived
-            if figures.error and figures.failed_ask >= ask:
-                raise KvError(Code.ARCHIVE_UNAVAILABLE, figures.error, "see how it is doing with: kvctl archive status")
+            failed_ask, why = figures.answer
+            if figures.error and failed_ask >= ask:
+                raise KvError(Code.ARCHIVE_UNAVAILABLE, why, "see how it is doing with: kvctl archive status")
             if for_caller and self._ending:
                 raise NotServing("the node is stopping")
             await asyncio.sleep(POLL_S)

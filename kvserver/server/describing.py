@@ -33,7 +33,7 @@ def heard_from_primary(member: MemberPort) -> int:
     What another follower has durably may be less than what was acknowledged.
     """
     driver = member.parts.driver
-    if driver is None or not driver.source or driver.marks.primary != driver.source:
+    if driver is None or not driver.heard_from or driver.marks.primary != driver.heard_from:
         return 0
     return driver.marks.durable
 

@@ -20,7 +20,7 @@ from suite.sdk_loads import Figures, closed_loop, key_of, latencies
 
 PROBE_S = 0.02
 CALLERS = 1000
-CAUGHT_UP_S = 120.0
+CAUGHT_UP_S = 220.0
 
 
 async def lag(primary: str, follower: str, seconds: float) -> Figures:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kvserver.archive.archiver import ArchiverOptions
-from kvserver.archive.failures import MAX_RETRY_MS
+from kvserver.archive.failures import MAX_RETRY_MS, Failures
 from kvserver.archive.store import StoreRefused, StoreUnavailable
 from kvserver.base.archive_events import ArchiveFailing, ArchiveFencedOff, ArchiveRecovered
+from kvserver.base.environment import Environment
 from kvserver.engine.obsolete_files import ARCHIVE
 from support.archiving import World
 from support.clocks import ManualClock
@@ -137,13 +138,27 @@ def test_whoever_asks_has_it_tried_at_once() -> None:
     assert world.archived == 7
 
 
+def test_the_answer_to_an_ask_is_why_its_own_attempt_failed_and_not_what_failed_before() -> None:
+    failures = Failures(Environment(), 1000, lambda event: None)
+    failures.begun("a")
+    failures.failed("a", OSError("from before"))
+    failures.begun("b")
+    ask = failures.ask()
+    failures.forget_all_but(())  # given up while it is under way
+    failures.failed("b", OSError("began before"))
+    assert failures.answer[0] < ask
+    failures.begun("b")
+    failures.failed("b", OSError("of its own"))
+    assert (failures.answer, failures.total) == ((ask, "of its own"), 3)
+
+
 def test_an_attempt_that_began_before_somebody_asked_does_not_count_and_is_tried_again_at_once() -> None:
     world, store = faulty(StoreFault(forever=True, action=lambda: asks.append(world.archiver.hurry())))
     asks: list[int] = []
     assert world.archiver.run_once()
-    assert world.archiver.figures().failed_ask == 0 < asks[-1], "what failed had begun before"
+    assert world.archiver.figures().answer[0] == 0 < asks[-1], "what failed had begun before"
     assert world.archiver.run_once(), "no time has passed"
-    assert world.archiver.figures().failed_ask == asks[0]
+    assert world.archiver.figures().answer[0] == asks[0]
     store.heal()
     world.archive()
     assert world.archived == 7

@@ -20,12 +20,13 @@ from kvserver.server.vow_keeper import VowKeeper
 
 
 @pytest.mark.parametrize(
-    ("source", "primary", "heard"),
+    ("heard_from", "primary", "heard"),
     [("p:1", "p:1", 7), ("f:1", "p:1", 0), ("f:1", "", 0), ("", "", 0)],
     ids=["the primary itself", "another follower", "one that knows no primary", "nobody"],
 )
-def test_only_the_primarys_own_word_says_what_was_acknowledged(source: str, primary: str, heard: int) -> None:
-    driver = SimpleNamespace(source=source, marks=ShippedMarks(durable=7, primary=primary))
+def test_only_the_primarys_own_word_says_what_was_acknowledged(heard_from: str, primary: str, heard: int) -> None:
+    # The follower may be on its way to the primary that the other one named.
+    driver = SimpleNamespace(source="p:1", heard_from=heard_from, marks=ShippedMarks(durable=7, primary=primary))
     member: Any = SimpleNamespace(parts=SimpleNamespace(driver=driver))
     assert heard_from_primary(member) == heard
 
