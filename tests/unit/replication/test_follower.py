@@ -28,8 +28,7 @@ async def test_an_empty_store_is_shipped_from_the_begin_of_the_log() -> None:
         assert steps(b) == [("EMPTY", "CONNECTING"), ("CONNECTING", "CATCHUP_STREAM"), ("CATCHUP_STREAM", "STREAMING")]
         assert all(event.why for event in b.of(StateChanged))
         assert b.follower.machine.counts["CATCHUP_STREAM", "STREAMING"] == 1
-        assert b.follower.marks.primary == a.address
-        assert b.follower.source == a.address
+        assert b.follower.marks.primary == b.follower.heard_from == b.follower.source == a.address
         assert b.heard[-1] == (a.db.history.current, a.address)
 
 
@@ -160,6 +159,9 @@ async def test_a_follower_is_followed_where_that_is_asked_for() -> None:
         await scene.until(streaming(b, c))
         assert c.follower.source == b.address
         await scene.until(shows(c, a.put("x")))
+        assert (c.follower.heard_from, c.follower.marks.primary) == (b.address, a.address), (
+            "it speaks of the primary, and is not it"
+        )
         await same(scene, a, c)
         await same(scene, b, c)
 
