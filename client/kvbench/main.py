@@ -79,6 +79,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run kvbench and end the process with its exit code."""
+    failures.silence_grpc()
     sys.exit(execute())
 
 

@@ -21,6 +21,7 @@ from kvctl.failures import (
     as_ctl_error,
     name_file,
     report,
+    silence_grpc,
 )
 from kvctl.settings import Settings, group_options
 
@@ -179,6 +180,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Run kvctl and end the process with its exit code."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
+    silence_grpc()
     os._exit(run())  # taking the interpreter and gRPC apart takes a sixth of a short run; nothing is left to be done
 
 

@@ -43,7 +43,7 @@ from kvserver.storage.origin import Origin, read_origin
 LOG = logging.getLogger("kvserver.server")
 
 LAST_SEGMENT_S = 5.0
-"""How long a node that is asked to stop waits for what it has written last to be archived; only while the archive works."""
+"""How long a node that is asked to stop waits for what it has written last to be archived, unless the archive fails."""
 
 STOP_S = 2.0
 """How long the archiver may take to end; what it was doing is done again at the next start."""
@@ -114,8 +114,8 @@ class ArchivePart:
 
     async def _archive_last(self) -> None:
         figures = self._archiver.figures()
-        if not figures.heard or figures.error or figures.fenced or self._database.failure is not None:
-            return
+        if figures.error or figures.fenced or self._database.failure is not None:
+            return  # an archive that was not heard from yet is another matter: the node may have been started just now
         try:
             async with asyncio.timeout(LAST_SEGMENT_S):
                 await self._reach(await self._database.seal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 from integration.archiving_node import Node, happened, node_on
 from integration.serving import until
 from kvclient import AsyncClient
+from kvserver.archive.catalog import read_catalog
+from kvserver.archive.open_store import open_store
 from kvserver.base.archive_upkeep_events import DrillFailed
+from kvserver.server import archive_part
 
 
 @pytest.fixture
@@ -60,6 +64,34 @@ async def test_the_end_of_the_server_is_no_failed_drill_or_backup(tmp_path: Path
         await node.app.stop()
     assert not happened(node, DrillFailed)
     assert node.scratch == []
+
+
+async def test_a_node_that_stops_before_it_has_heard_from_the_archive_archives_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(archive_part, "open_store", lambda url, fs: (answers.wait(), open_store(url, fs))[1])
+    async with node_on(tmp_path) as node:
+        async with AsyncClient(str(node.app.listen)) as kv:
+            written, cluster_id = (await kv.put(b"k", b"v")).revision, (await kv.status()).cluster_id
+        stopping = asyncio.ensure_future(node.app.stop())
+        await asyncio.sleep(0.1)
+        assert not stopping.done()
+        answers.set()
+        await stopping
+        archived = read_catalog(node.store, cluster_id).archived
+        assert archived is not None and archived.revision == written
+
+
+async def test_a_node_that_never_hears_from_the_archive_says_so_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(archive_part, "open_store", lambda url, fs: threading.Event().wait())
+    monkeypatch.setattr(archive_part, "LAST_SEGMENT_S", 0.1)
+    monkeypatch.setattr(archive_part, "STOP_S", 0.1)
+    async with node_on(tmp_path) as node, AsyncClient(str(node.app.listen)) as kv:
+        await kv.put(b"k", b"v")
+    assert "what was written last is not archived before the next start: it took too long" in caplog.text
 
 
 async def test_who_waits_for_the_archive_hears_that_the_node_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,18 @@ ARCHIVER_CORPUS = (
         "the archive would hold what a failure of the log takes back",
     ),
     SeededBug(
+        "stop_leaves_what_a_silent_archive_lacks",
+        "kvserver/server/archive_part.py",
+        (
+            (
+                "        if figures.error or figures.fenced or",
+                "        if not figures.heard or figures.error or figures.fenced or",
+            ),
+        ),
+        ("tests/integration/test_archive_waiting.py",),
+        "a node that is stopped just after its start leaves its last segment to the next one, and says nothing of it",
+    ),
+    SeededBug(
         "failure_of_an_earlier_attempt_told_as_the_answer",
         "kvserver/archive/failures.py",
         (("        ask = self._begun.pop(what, self._asks)\n", "        ask = self._asks\n"),),

@@ -106,13 +106,16 @@ def test_watching_goes_on_until_it_is_interrupted(fake: FakeServer) -> None:
         assert json.loads(process.stdout.readline())["name"] == "n1"
         port = int(fake.endpoint.rpartition(":")[2])
         fake.stop()  # no reason to end
-        while json.loads(process.stderr.readline()).get("code") != "UNAVAILABLE":
-            assert process.poll() is None
-        fake.start(port)
-        while not process.stdout.readline():
-            assert process.poll() is None
-        os.kill(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        try:
+            while json.loads(process.stderr.readline()).get("code") != "UNAVAILABLE":
+                assert process.poll() is None
+            fake.start(port)
+            while not process.stdout.readline():
+                assert process.poll() is None
+            os.kill(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert json.loads(err.splitlines()[-1])["code"] == "INTERRUPTED"
 

@@ -193,6 +193,17 @@ def test_control_c_ends_with_130(fake: FakeServer) -> None:
     assert json.loads(err.splitlines()[-1])["code"] == "INTERRUPTED"
 
 
+def test_grpc_writes_nothing_among_the_errors_unless_it_is_asked_to(fake: FakeServer) -> None:
+    grumbling = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"} | {"GRPC_TRACE": "no-such-tracer"}
+
+    def said(**more: str) -> bytes:
+        command = [*PYTHON, "-E", fake.endpoint, "scan"]
+        return subprocess.run(command, capture_output=True, check=True, env=grumbling | more).stderr
+
+    assert said() == b""
+    assert b"no-such-tracer" in said(GRPC_VERBOSITY="error")
+
+
 def in_a_shell(fake: FakeServer, line: str, redirection: str) -> subprocess.CompletedProcess[str]:
     """Run kvctl with some of its standard files closed or full."""
     command = f"{sys.executable} -m kvctl -E {fake.endpoint} {line} {redirection}"
