@@ -13,6 +13,7 @@ from kvbench.commands import compare, report, run
 from kvbench.commands.shared import Settings
 from kvctl import failures
 from kvctl.failures import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CtlError, as_ctl_error
+from kvctl.variables import silence_grpc
 
 
 def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -79,7 +80,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run kvbench and end the process with its exit code."""
-    failures.silence_grpc()
+    silence_grpc()
     sys.exit(execute())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,6 @@ EXIT_INTERRUPTED = 130
 
 STANDARD_OUTPUT = "standard output"
 """What errors call it."""
-
-
-def silence_grpc() -> None:
-    """Keep gRPC's own log off standard error, which programs read, unless somebody asks for it. Before gRPC is imported."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 class CtlError(Exception):

@@ -21,9 +21,9 @@ from kvctl.failures import (
     as_ctl_error,
     name_file,
     report,
-    silence_grpc,
 )
 from kvctl.settings import Settings, group_options
+from kvctl.variables import silence_grpc
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

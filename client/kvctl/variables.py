@@ -21,6 +21,11 @@ def unknown_variables() -> list[str]:
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in NAMES)
 
 
+def silence_grpc() -> None:
+    """Keep gRPC's own log off standard error, which programs read, unless somebody asks for it. Before gRPC is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def nearest(name: str) -> str:
     """Return the variable that was probably meant; empty where none is near."""
     import difflib
