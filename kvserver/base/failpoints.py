@@ -102,9 +102,14 @@ REPLICATION_NAMES = (
     "bootstrap.after_checkpoint",
     "bootstrap.after_part",
     "bootstrap.after_copy",
+    # a checkpoint to go back to
+    "base.after_checkpoint",
+    "base.after_rename",
+    "base.after_origin_removed",
     # a log taken back to where histories part
     "rewind.after_link",
     "rewind.after_kept",
+    "rewind.after_base",
     "rewind.after_cut",
     # a copy that takes the place of what there was
     "swap.after_marker",

@@ -45,6 +45,9 @@ CLUSTER_METRICS = (
     Metric("kv_slot_lag_revisions", Kind.GAUGE, "Revisions that are durable here and not acknowledged by it.", ("follower",)),
     Metric("kv_slot_lag_bytes", Kind.GAUGE, "Bytes of the log that it has not made durable.", ("follower",)),
     Metric("kv_slot_held_bytes", Kind.GAUGE, "Bytes of the log that are held for it.", ("follower",)),
+    Metric(
+        "kv_rewind_base_revision", Kind.GAUGE, "Revision of the newest checkpoint that the node can go back to; 0: there is none."
+    ),
     # of a primary
     Metric("kv_quorum_met", Kind.GAUGE, "0 while writes wait for members that do not acknowledge, else 1."),
     Metric("kv_quorum_degraded", Kind.GAUGE, "1 while the policy's quorum is given up, else 0."),

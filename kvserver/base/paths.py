@@ -23,6 +23,8 @@
     incoming/                                 a copy of the store that is to take the place of the one there is
     SWAP                                      it is whole, and taking its place; a start goes on with that
     replaced/                                 what it took the place of; removed when it has
+    bases/<revision>/                         a checkpoint to go back to, with tables/, ORIGIN and an empty wal/
+    bases/making/                             one that is being made
     lost/<first>-<last>-<chain>/wal/...       revisions that the cluster went on without, in whole segments; never used again
 
 Numbers are lower-case hexadecimal of fixed width, so that the order of names is the order of history.
@@ -40,13 +42,14 @@ _SEGMENT = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})\.wal")
 _TORN = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9a-f]{8})\.torn")
 _DAMAGED = re.compile(r"([0-9a-f]{8}-[0-9a-f]{16}\.wal)\.([0-9]{1,10})\.damaged")
 _PREPARED = re.compile(r"prepared-([0-9]{1,10})\.tmp")
+_BASE = re.compile(r"([0-9a-f]{16})")
 _CLAIM = re.compile(r"([0-9a-f]{8})\.claim")
 
 TOP_LEVEL_NAMES = frozenset(
     {
         *("LOCK", "IDENTITY", "IDENTITY.tmp", "ORIGIN", "ORIGIN.tmp", "wal", "epochs", "tables", "building"),
         *("BALLAST", "scratch", "archive", "RESTORE", "RESTORE.tmp", "restore", "lost+found"),
-        *("PROMISE", "PROMISE.tmp", "SLOTS", "SLOTS.tmp", "incoming", "SWAP", "SWAP.tmp", "replaced", "lost"),
+        *("PROMISE", "PROMISE.tmp", "SLOTS", "SLOTS.tmp", "incoming", "SWAP", "SWAP.tmp", "replaced", "lost", "bases"),
     }
 )
 """What may lie in a data folder; a freshly made file system adds the last one."""
@@ -88,6 +91,15 @@ class DataPaths:
         self.swap_temporary = root / "SWAP.tmp"
         self.replaced = root / "replaced"
         self.lost = root / "lost"
+        self.bases = root / "bases"
+
+    def base(self, revision: int) -> DataPaths:
+        """Return the paths of the folder of a base, whose tables end at a revision."""
+        return DataPaths(self.bases / f"{revision:016x}")
+
+    def base_being_made(self) -> DataPaths:
+        """Return the paths of the folder in which a base is made."""
+        return DataPaths(self.bases / "making")
 
     def lost_history(self, first_revision: int, last_revision: int, chain: bytes) -> DataPaths:
         """Return the paths of the folder that keeps revisions which the cluster went on without, by the chain at their end."""
@@ -143,6 +155,12 @@ def parse_segment(name: str) -> SegmentName | None:
 def parse_claim(name: str) -> int | None:
     """Return the epoch number of a claim's file name; None for any other name."""
     match = _CLAIM.fullmatch(name)
+    return int(match[1], 16) if match else None
+
+
+def parse_base(name: str) -> int | None:
+    """Return the revision in the name of a base's folder; None for any other name."""
+    match = _BASE.fullmatch(name)
     return int(match[1], 16) if match else None
 
 

@@ -74,6 +74,22 @@ class LogRewound(Event):
     epoch: int
     lost_revisions: int
     """0: behind the cut there were only marks, seals and headers."""
+    base_revision: int = 0
+    """The tables held more, and were exchanged for those of the base that ends here; 0: they stayed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RewindBaseKept(Event):
+    """A checkpoint is kept that the node can go back to."""
+
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RewindBaseFailed(Event):
+    """Such a checkpoint could not be made or removed; it is tried again."""
+
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from kvserver.archive.catalog import choose_cluster
 from kvserver.base import failpoints
 from kvserver.base.errors import Corruption
 from kvserver.base.replication_events import CopyFetched
+from kvserver.engine.rewind_base import clear_bases
 from kvserver.engine.swap import begin_swap, finish_swap, swap_names
 from kvserver.replication.bootstrap import Copied, fetch_copy, restore_copy
 from kvserver.replication.home import FollowerFloor, Home
 from kvserver.replication.messages import Description
 from kvserver.replication.peer import Peer
 from kvserver.replication.troubles import ArchiveDamaged
+from kvserver.replication.vow import UNKNOWN_LOST
 
 
 async def copy_from_node(home: Home, floor: FollowerFloor, peer: Peer, description: Description) -> Copied:
@@ -50,9 +52,14 @@ async def take_copy(home: Home, floor: FollowerFloor, source: str, copied: Copie
     floor.listener(CopyFetched(source, copied.position.revision, copied.files, copied.bytes, seconds))
 
     decided = False
+    database = home.database()
+    end = database.log_end().position.revision if database is not None else 0
 
     def exchange() -> None:
         nonlocal decided
+        clear_bases(floor.env, floor.paths)  # they are of the history that is given up
+        if end > copied.position.revision:  # some of it may be no part of history any more: the primary knows how much is
+            home.note_lost(UNKNOWN_LOST)
         begin_swap(floor.env, floor.paths, swap_names(floor.paths))
         decided = True
         finish_swap(floor.env, floor.paths)

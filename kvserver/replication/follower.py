@@ -27,7 +27,6 @@ from collections.abc import Awaitable, Callable
 from kvserver.base.errors import Corruption, KvError
 from kvserver.base.types import LogEnd, Position
 from kvserver.engine.database import Database
-from kvserver.engine.swap import discard_incoming
 from kvserver.replication.archive_catch_up import Piece, find_pieces, take_from_archive
 from kvserver.replication.copying import copy_from_archive, copy_from_node, take_copy
 from kvserver.replication.following import Following
@@ -35,7 +34,7 @@ from kvserver.replication.home import FollowerFloor, Home, holds_nothing
 from kvserver.replication.messages import Description, Gone, ShippedMarks
 from kvserver.replication.peer import Peer
 from kvserver.replication.receiving import Ended, IntakeFailed, hello_of
-from kvserver.replication.rewind import Rewound, rewind, tables_position
+from kvserver.replication.rewind import Rewound, go_back
 from kvserver.replication.source_check import Setback, find_source
 from kvserver.replication.states import FollowerState, Happening, Lasting, StateMachine
 from kvserver.replication.troubles import ArchiveDamaged, Troubles
@@ -366,12 +365,7 @@ class Follower:
         assert common is not None, "it is known where histories part"
         done: list[Rewound] = []
 
-        def carry_out() -> None:
-            discard_incoming(floor.env, floor.paths)
-            flushed = tables_position(floor.env, floor.paths, floor.kit, floor.tables)
-            done.append(rewind(floor.env, floor.paths, common, flushed, floor.listener))
-
-        await home.reopen(carry_out)
+        await home.reopen(lambda: done.append(go_back(floor, common, home.note_lost)))
         (rewound,) = done
         where = f"epoch {common.epoch.number}, revision {common.revision}"
         lost = f"{rewound.lost_revisions} revisions were given up" if rewound.lost_revisions else "nothing was lost"
@@ -380,7 +374,8 @@ class Follower:
             what = f"the tables are beyond {where}: {lost}{kept}; the store is fetched anew"
             self.machine.happen(Happening.NEEDS_COPY, what)
         else:
-            self.machine.happen(Happening.REWOUND, f"the log was cut at {where}: {lost}{kept}")
+            tables = f"; the tables are those of revision {rewound.base_revision} again" if rewound.base_revision else ""
+            self.machine.happen(Happening.REWOUND, f"the log was cut at {where}: {lost}{kept}{tables}")
 
     # -- waiting --------------------------------------------------------------------------------------------------
 

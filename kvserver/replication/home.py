@@ -20,6 +20,7 @@ from kvserver.engine.table_kit import TableKit
 from kvserver.replication.messages import Description, NodeIdentity
 from kvserver.replication.peer import Peers
 from kvserver.replication.waiting import Beside, Sleep, on_thread
+from kvserver.storage.tables import Tables
 
 
 class Promises(Protocol):
@@ -42,6 +43,12 @@ class Home(Protocol):
     @property
     def vow(self) -> Promises:
         """Return what the node has promised."""
+
+    def note_lost(self, revision: int) -> None:
+        """Count for no quorum until the log reaches a revision again that may have been acknowledged.
+
+        Durable on return; blocks, and may be called on any thread. Raises OSError.
+        """
 
     def identity(self) -> NodeIdentity:
         """Return who the node is; without a cluster's id as long as it belongs to none."""
@@ -93,6 +100,10 @@ class FollowerFloor:
     """How an archive is opened; None: by its address."""
     open_restored: OpenTables | None = None
     """How the tables of a restore are opened; None: RocksDB."""
+
+    def open_tables(self, paths: DataPaths) -> Tables:
+        """Open the tables of a store that nobody has open, or of a checkpoint. Raises Corruption, OSError."""
+        return self.kit.open_tables(self.env, paths, self.tables)
 
     def archive(self, url: str) -> Store:
         """Open an archive. Raises StoreError."""

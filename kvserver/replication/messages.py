@@ -83,6 +83,8 @@ class ShippedMarks(NamedTuple):
     primary: str = ""
     pending_bytes: int = 0
     hash_point: int = 0
+    held_by_all: int = 0
+    """What every node that follows the primary has durably, and the archive; 0: nothing is known of it."""
 
 
 class Accepted(NamedTuple):

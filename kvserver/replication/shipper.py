@@ -61,6 +61,8 @@ class Standing(NamedTuple):
     """The address of the primary, as far as it knows."""
     follows: str = ""
     """The address of the node that it follows; empty: nobody."""
+    held_by_all: int = 0
+    """What every node that follows the primary has durably, and the archive; 0: nothing is known of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -331,9 +333,16 @@ class Shipping:
         )
 
     def _marks(self) -> ShippedMarks:
-        epoch, _, visible, archived, primary, _ = self._standing()
-        durable = self._database.log_end().position.revision
-        return ShippedMarks(epoch, durable, visible, archived, self._env.clock.now_ms(), primary)
+        standing = self._standing()
+        return ShippedMarks(
+            epoch=standing.epoch,
+            durable=self._database.log_end().position.revision,
+            visible=standing.visible,
+            archived=standing.archived,
+            time_ms=self._env.clock.now_ms(),
+            primary=standing.primary,
+            held_by_all=standing.held_by_all,
+        )
 
     def _beside(self, work: Callable[[], Result]) -> Awaitable[Result]:
         self._raise_closed()

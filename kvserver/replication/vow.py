@@ -27,7 +27,8 @@ from kvserver.base.record_file import decode_record, encode_record
 from kvserver.base.types import NO_EPOCH, Epoch
 
 UNKNOWN_LOST = 1 << 62
-"""Stands for the revision in a folder that is new, and may be of a name that acknowledged before: until a primary was heard."""
+"""Stands for the revision until a primary was heard: in a new folder, whose name may have acknowledged before, and behind a copy
+of less than there was."""
 
 _STORE = "kvserver promise"
 _REMEDY = "fetch the node anew from another one with: kvctl reinit NODE; what it has promised cannot be known any more"

@@ -29,6 +29,7 @@ def samples(member: MemberPort, transitions: Counter[tuple[str, str]], has_quoru
     states = Counter(slot.state for slot in slots)
     found["kv_followers"] = [((state,), states[state]) for state in (STREAMING, CATCHING_UP, AWAY, LOST)]
     found |= _of_slots(life, slots)
+    found["kv_rewind_base_revision"] = [((), member.parts.newest_base)]
     if life.role is Role.PRIMARY:
         replicated = life.database.marks.replicated
         found["kv_quorum_met"] = [((), float(has_quorum))]

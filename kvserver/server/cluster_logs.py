@@ -88,8 +88,13 @@ CLUSTER_SENTENCES: Mapping[type[Event], Sentence] = {
     replication_events.SuffixLost: (logging.ERROR, _suffix_lost),
     replication_events.LogRewound: (
         logging.WARNING,
-        lambda e: f"went back to revision {e.revision} of epoch {e.epoch}; {e.lost_revisions} revisions were given up",
+        lambda e: (
+            f"went back to revision {e.revision} of epoch {e.epoch}; {e.lost_revisions} revisions were given up"
+            + (f"; the tables are those of revision {e.base_revision} again" if e.base_revision else "")
+        ),
     ),
+    replication_events.RewindBaseKept: (logging.INFO, lambda e: f"keeps a base to go back to, at revision {e.revision}"),
+    replication_events.RewindBaseFailed: (logging.WARNING, lambda e: f"no base to go back to: {e.reason}"),
     replication_events.ChunkNotTaken: (
         logging.WARNING,
         lambda e: f"what {e.source} sent was not taken, {e.times} times in a row: {e.reason}",

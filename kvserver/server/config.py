@@ -79,6 +79,8 @@ class ClusterConfig:
     slot_max_bytes: int
     tail_compression: str
     """"auto", "none" or "zstd"."""
+    rewind_base_bytes: int
+    """After so much log a new checkpoint is made to go back to; 0: none is kept."""
     content_check_h: int
     """Hours between two comparisons of the followers' content with the primary's; 0: never."""
 
@@ -268,6 +270,7 @@ def _cluster_config(value: Mapping[str, Any]) -> ClusterConfig | None:
         write_quorum=quorum,
         slot_max_bytes=value["slot_max_mb"] * MIB,
         tail_compression=value["tail_compression"],
+        rewind_base_bytes=value["rewind_base_mb"] * MIB,
         content_check_h=value["content_check_h"],
     )
 

@@ -270,6 +270,10 @@ SETTINGS: tuple[Setting, ...] = (
         help="how what is shipped to followers is compressed; auto: zstd, but nothing on the same machine",
     ),
     Setting(
+        *("cluster", "rewind-base-mb", "N", 512, _between(0, 1 << 20)),
+        help="keep a checkpoint to go back to after a failover, a new one each N MiB of log; 0: none, a new copy is fetched then",
+    ),
+    Setting(
         *("cluster", "content-check-h", "N", 24, _between(0, 87_600)),
         help="have the followers compare their content with the primary's so often; 0: never",
     ),

@@ -33,6 +33,10 @@ class NodeHome:
         """Return what the node has promised."""
         return self._member.vow
 
+    def note_lost(self, revision: int) -> None:
+        """Count for no quorum until the log reaches a revision again."""
+        self._member.vow.note_lost(revision)
+
     def identity(self) -> NodeIdentity:
         """Return who the node is."""
         return self._member.identity()

@@ -26,7 +26,7 @@ from kvserver.replication.home import FollowerFloor
 from kvserver.replication.messages import Description, Promised
 from kvserver.replication.peer import Peer
 from kvserver.replication.shipper import Shipping, ShippingOptions, Standing
-from kvserver.replication.slots import SlotInfo
+from kvserver.replication.slots import LOST, SlotInfo
 from kvserver.replication.states import FollowerState
 from kvserver.replication.waiting import to_the_end
 from kvserver.server import cluster_figures, describing
@@ -40,6 +40,7 @@ from kvserver.server.ports import MemberPort
 from kvserver.server.probes import Check
 from kvserver.server.promoting import Promotions
 from kvserver.server.replication_node import NodeReplication
+from kvserver.server.rewind_bases import RewindBases
 from kvserver.server.vow_keeper import VowKeeper
 from kvserver.service.cluster import ClusterService
 from kvserver.service.methods import Method
@@ -71,6 +72,7 @@ class Parts:
         self.driver: Follower | None = None
         self.shipping: Shipping | None = None
         self.copies: CheckpointSource | None = None
+        self.bases: RewindBases | None = None
         self.distrusted = ""
         """Why the node serves no more although it could; empty: it may."""
         self.policy = PolicyPart(member)
@@ -142,6 +144,8 @@ class Parts:
         self.shipping.start()
         self.copies = CheckpointSource(member.world.env, member.paths, life.database, member.world.listener)
         self.copies.reserve = self.shipping.reserve
+        every_bytes = cluster.rewind_base_bytes
+        self.bases = RewindBases(member.world.env, member.paths, life.database, every_bytes, member.world.listener)
         if life.role is Role.FOLLOWER:
             self._tell_primary(life)
             life.database.observe(lambda: None if member.vow.is_complete else self._keep_vow(life))
@@ -150,6 +154,9 @@ class Parts:
         """Ship no more, and copy no more: the store is about to be closed."""
         shipping, self.shipping = self.shipping, None
         copies, self.copies = self.copies, None
+        bases, self.bases = self.bases, None
+        if bases is not None:
+            await bases.stop()
         if copies is not None:
             await copies.close()
         if shipping is not None:
@@ -178,6 +185,8 @@ class Parts:
             self._keep_vow(life)
         elif life is not None and self.shipping is not None and not self._member.fenced:
             self._rounds.tick(self.shipping)
+        if life is not None and self.bases is not None:
+            self.bases.tick(self._held_by_all(life))
         self.samples = cluster_figures.samples(self._member, self._transitions, not self.policy.is_lost)
 
     def _keep_vow(self, life: Life) -> None:
@@ -224,7 +233,18 @@ class Parts:
             archived = self.driver.marks.archived
         follows = self.driver.source if self.driver is not None else ""
         current = database.history.current
-        return Standing(current, member.vow.promised, database.marks.visible, archived, self.primary_address(), follows)
+        held_by_all = self.bases.held_by_all if self.bases is not None else 0
+        return Standing(
+            current, member.vow.promised, database.marks.visible, archived, self.primary_address(), follows, held_by_all
+        )
+
+    def _held_by_all(self, life: Life) -> int:
+        """Return what every node that follows the primary has durably, and the archive; 0: nothing is known of it."""
+        if life.role is Role.FOLLOWER:
+            return self.driver.marks.held_by_all if self.driver is not None else 0
+        marks = life.database.marks
+        held = [marks.visible, *(slot.durable_revision for slot in self.slots() if slot.state != LOST)]
+        return min(held if self._member.world.config.archive is None else [*held, marks.archived])
 
     # -- the policy -------------------------------------------------------------------------------------------------
 
@@ -258,6 +278,11 @@ class Parts:
             raise ReplicationError(Code.FENCED, "the node is changing its part", "try again in a moment")
         self.shipping.drop_slot(name)
         self.policy.forget(name)
+
+    @property
+    def newest_base(self) -> int:
+        """Return the revision of the newest checkpoint that can be gone back to; 0: there is none."""
+        return self.bases.newest_revision if self.bases is not None else 0
 
     # -- promises and descriptions ----------------------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ class PartsPort(Protocol):
     def drop_slot(self, name: str) -> None:
         """Let go of what is held for a follower. Raises KvError."""
 
+    @property
+    def newest_base(self) -> int:
+        """Return the revision of the newest checkpoint that can be gone back to; 0: there is none."""
+
     async def note_policy(self, degraded: bool, reason: str) -> None:
         """Give the quorum up or return to it. Raises KvError."""
 

@@ -225,6 +225,7 @@ def to_envelope(envelope: Envelope, compressor: ChunkCompressor) -> pb.FollowRes
         primary=marks.primary,
         pending_bytes=marks.pending_bytes,
         hash_point=marks.hash_point,
+        held_by_all_revision=marks.held_by_all,
     )
     match body:
         case Chunk(segment_id, offset, data):
@@ -254,6 +255,7 @@ def from_envelope(message: pb.FollowResponse, decompressor: ChunkDecompressor) -
         primary=text(message.primary, "primary"),
         pending_bytes=message.pending_bytes,
         hash_point=revision(message.hash_point, "hash_point"),
+        held_by_all=revision(message.held_by_all_revision, "held_by_all_revision"),
     )
     match message.WhichOneof("kind"):
         case "chunk":

@@ -14,11 +14,13 @@ import pytest
 
 from support.chaos import Callers, Ledger, assert_same_content, cluster_of, networked, promoted
 from support.chaos_kills import (
+    BASE,
     BOOTSTRAP,
     PROMOTION,
     REWIND,
     START,
     SWAP,
+    kill_at_base,
     kill_at_copy,
     kill_at_promotion,
     kill_at_rewind,
@@ -128,6 +130,16 @@ def test_an_old_primary_killed_at_any_step_of_its_return(failpoint: str, quorum:
         ledger = written(cluster, quorum)
         for _ in SEEDS:
             kill_at_rewind(cluster, failpoint)
+        assert_same_content(cluster)
+        ledger.assert_kept(cluster, list(cluster.nodes))
+
+
+@pytest.mark.parametrize("failpoint", REWIND + BASE + SWAP)
+def test_an_old_primary_killed_at_any_step_of_its_return_to_a_base(failpoint: str, tmp_path: Path) -> None:
+    with cluster_of(tmp_path, flags=FLAGS) as cluster:
+        ledger = written(cluster, 0)
+        for _ in SEEDS:
+            kill_at_base(cluster, failpoint)
         assert_same_content(cluster)
         ledger.assert_kept(cluster, list(cluster.nodes))
 

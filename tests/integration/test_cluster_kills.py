@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.chaos import LONG, Ledger, assert_same_content, cluster_of
-from support.chaos_kills import kill_at_copy, kill_at_promotion, kill_at_rewind, kill_at_start
+from support.chaos_kills import kill_at_base, kill_at_copy, kill_at_promotion, kill_at_rewind, kill_at_start
 
 pytestmark = [LONG, pytest.mark.timeout(240)]
 
@@ -26,6 +26,8 @@ def test_a_node_killed_half_way_comes_to_an_end_the_next_time(write_quorum: int,
         else:
             cluster.wait_until_caught_up()
             kill_at_rewind(cluster, "swap.after_out")
+            kill_at_base(cluster, "rewind.after_base")
+            kill_at_base(cluster, "swap.after_in")
             kill_at_copy(cluster, "bootstrap.after_part", rng)
         assert_same_content(cluster)
         ledger.assert_kept(cluster, list(cluster.nodes))

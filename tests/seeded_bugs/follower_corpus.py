@@ -78,8 +78,8 @@ FOLLOWER_CORPUS = (
         "kvserver/replication/rewind.py",
         (
             (
-                "    needs_copy = _is_beyond(flushed, common)\n",
-                "    needs_copy = False\n",
+                "    if _is_beyond(flushed, common):\n        base",
+                "    if False:\n        base",
             ),
         ),
         REWIND,

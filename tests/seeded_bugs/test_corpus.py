@@ -12,6 +12,7 @@ import pytest
 
 from seeded_bugs.archive_corpus import ARCHIVE_CORPUS
 from seeded_bugs.archiver_corpus import ARCHIVER_CORPUS
+from seeded_bugs.base_corpus import BASE_CORPUS
 from seeded_bugs.corpus import CORPUS, SeededBug
 from seeded_bugs.follower_corpus import FOLLOWER_CORPUS
 from seeded_bugs.promotion_corpus import PROMOTION_CORPUS
@@ -24,6 +25,7 @@ from seeded_bugs.shipping_corpus import SHIPPING_CORPUS
 EVERY = (
     *(*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS),
     *(*QUORUM_CORPUS, *REPLICATION_CORPUS, *SHIPPING_CORPUS, *PROMOTION_CORPUS, *FOLLOWER_CORPUS, *SERVER_CORPUS),
+    *BASE_CORPUS,
 )
 ROOT = Path(__file__).resolve().parents[2]
 OFTEN = {Path(bug.file).parent: bug for bug in reversed(EVERY)}

@@ -6,8 +6,10 @@ import contextlib
 import random
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 from kvclient import Client, ClusterClient, KvClientError
+from kvserver.base.paths import DataPaths, parse_base
 from kvserver.testing.cluster import ClusterProcesses
 from support.chaos import assert_same_content, promoted, state_of, until
 from support.chaos_rounds import others, primary_of, wait_until_follows
@@ -31,6 +33,8 @@ PROMOTION = (
 )
 START = ("engine.open.after_claim", "engine.open.after_first_segment", "engine.open.after_begun")
 REWIND = ("rewind.after_link", "rewind.after_kept", "rewind.after_cut")
+BASE = ("rewind.after_base",)
+"""Passed only where the tables hold what is given up."""
 SWAP = ("swap.after_marker", "swap.after_out", "swap.after_in", "swap.after_unmarked")
 BOOTSTRAP = ("bootstrap.after_checkpoint", "bootstrap.after_part", "bootstrap.after_copy")
 
@@ -87,8 +91,11 @@ def kill_at_start(cluster: ClusterProcesses, failpoint: str) -> None:
     wait_until_follows(cluster, *others(cluster, old))
 
 
-def leave_suffix(cluster: ClusterProcesses, writes: int = 20) -> tuple[str, str]:
-    """Have the primary write what nobody hears of, and another take over; return the old one, which is down, and the new one."""
+def leave_suffix(cluster: ClusterProcesses, writes: int = 20, flushed: bool = False) -> tuple[str, str]:
+    """Have the primary write what nobody hears of, and another take over; return the old one, which is down, and the new one.
+
+    ``flushed``: into its tables too. Not under a quorum, where nothing of it is shown.
+    """
     old = primary_of(cluster)
     cluster.wait_until_caught_up()
     for name in others(cluster, old):
@@ -97,6 +104,8 @@ def leave_suffix(cluster: ClusterProcesses, writes: int = 20) -> tuple[str, str]
         for number in range(writes):
             with contextlib.suppress(KvClientError):  # under a quorum nobody acknowledges it
                 kv.put(b"suffix/%d" % number, b"of the old primary", timeout_s=0.1)
+        if flushed:
+            kv.flush(timeout_s=20.0)
     cluster.kill(old)
     left = others(cluster, old)
     for name in left:
@@ -120,6 +129,30 @@ def kill_at_rewind(cluster: ClusterProcesses, failpoint: str) -> None:
     wait_until_follows(cluster, old)
     kept = set((cluster[old].data_dir / "lost").glob("*")) - before
     assert len(kept) == 1, f"the suffix is kept once: {kept}"
+
+
+def kill_at_base(cluster: ClusterProcesses, failpoint: str) -> None:
+    """An old primary whose tables hold what it gives up dies on its way back to a base; the next time it comes to an end."""
+    old = primary_of(cluster)
+    cluster.wait_until_caught_up()
+    with cluster.client(old) as kv:
+        kv.flush(timeout_s=20.0)
+    until(lambda: bases_of(cluster, old), f"{old} has a base")
+    leave_suffix(cluster, flushed=True)
+    with armed(cluster, old, failpoint):
+        cluster[old].begin()
+    wait_until_killed(cluster, old, failpoint)
+    cluster[old].start()
+    wait_until_follows(cluster, old)
+    assert bases_of(cluster, old), "it can be gone back to again"
+    assert not any("fetched a copy from" in line for line in cluster[old].log(1000)), "all of it was there"
+
+
+def bases_of(cluster: ClusterProcesses, name: str) -> list[Path]:
+    """Return the checkpoints that a node can go back to."""
+    paths = DataPaths(cluster[name].data_dir)
+    found = paths.bases.iterdir() if paths.bases.exists() else ()
+    return [folder for folder in found if parse_base(folder.name) is not None]
 
 
 def kill_at_copy(cluster: ClusterProcesses, failpoint: str, rng: random.Random) -> None:

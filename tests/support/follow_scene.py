@@ -63,6 +63,7 @@ class SceneNode:
         self.heard: list[tuple[Epoch, str]] = []
         self.points: list[tuple[int, int]] = []
         self.hashes: list[tuple[int, bytes]] = []
+        self.lost: list[int] = []  # up to where it has to fetch again what it may have acknowledged
         self.reopened = 0
         self.changes: dict[str, Any] = {}
         """What its description says instead of the truth."""
@@ -80,6 +81,9 @@ class SceneNode:
 
     def peers(self, address: str) -> Peer:
         return MemoryPeer(self.scene, address)
+
+    def note_lost(self, revision: int) -> None:
+        self.lost.append(revision)
 
     def identity(self) -> NodeIdentity:
         node_id = self.db.identity.node_id if self.db is not None else f"new-{self.name}"

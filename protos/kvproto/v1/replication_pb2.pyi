@@ -429,6 +429,7 @@ class FollowResponse(_message.Message):
     PRIMARY_FIELD_NUMBER: _builtins.int
     PENDING_BYTES_FIELD_NUMBER: _builtins.int
     HASH_POINT_FIELD_NUMBER: _builtins.int
+    HELD_BY_ALL_REVISION_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     DIVERGED_FIELD_NUMBER: _builtins.int
@@ -448,6 +449,10 @@ class FollowResponse(_message.Message):
     """Bytes of log behind what was sent so far."""
     hash_point: _builtins.int
     """A follower that applies exactly this revision compares the hash of its content with the sender's there; 0: none."""
+    held_by_all_revision: _builtins.int
+    """What every node that follows the primary has synced, and the archive where there is one; 0: nothing is known of it. A node that
+    lacks it cannot become primary, so whoever keeps a checkpoint of no more than this can go back to it.
+    """
     @_builtins.property
     def epoch(self) -> Global___EpochId:
         """The sender's epoch."""
@@ -483,6 +488,7 @@ class FollowResponse(_message.Message):
         primary: _builtins.str = ...,
         pending_bytes: _builtins.int = ...,
         hash_point: _builtins.int = ...,
+        held_by_all_revision: _builtins.int = ...,
         accepted: Global___FollowAccepted | None = ...,
         gone: Global___FollowGone | None = ...,
         diverged: Global___FollowDiverged | None = ...,
@@ -491,7 +497,7 @@ class FollowResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "chunk", b"chunk", "diverged", b"diverged", "epoch", b"epoch", "gone", b"gone", "hash", b"hash", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archived_revision", b"archived_revision", "chunk", b"chunk", "diverged", b"diverged", "durable_revision", b"durable_revision", "epoch", b"epoch", "gone", b"gone", "hash", b"hash", "hash_point", b"hash_point", "kind", b"kind", "pending_bytes", b"pending_bytes", "primary", b"primary", "time_ms", b"time_ms", "visible_revision", b"visible_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "archived_revision", b"archived_revision", "chunk", b"chunk", "diverged", b"diverged", "durable_revision", b"durable_revision", "epoch", b"epoch", "gone", b"gone", "hash", b"hash", "hash_point", b"hash_point", "held_by_all_revision", b"held_by_all_revision", "kind", b"kind", "pending_bytes", b"pending_bytes", "primary", b"primary", "time_ms", b"time_ms", "visible_revision", b"visible_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "gone", "diverged", "chunk", "hash"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

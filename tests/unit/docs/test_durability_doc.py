@@ -47,5 +47,7 @@ def test_every_failpoint_of_several_nodes_stands_at_a_step() -> None:
     rows = [row for table in section(DOCUMENT, "Several nodes").tables() for row in table]
     assert all("step" in row and "a crash here leaves" in row for row in rows)
     named = {name for row in rows for name in in_code(row["step"])}
-    points = {name for name in named if name.startswith(("bootstrap.", "rewind.", "swap.", "vow.", "promotion.", "register."))}
+    points = {
+        name for name in named if name.startswith(("bootstrap.", "base.", "rewind.", "swap.", "vow.", "promotion.", "register."))
+    }
     assert points == set(failpoints.REPLICATION_NAMES)

@@ -54,6 +54,7 @@ OTHERS: dict[str, str | int | bool] = {
     "write-quorum": 2,
     "slot-max-mb": 100,
     "tail-compression": "zstd",
+    "rewind-base-mb": 64,
     "content-check-h": 48,
 }
 

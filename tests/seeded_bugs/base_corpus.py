@@ -1,0 +1,65 @@
+"""Bugs of the checkpoints that a node keeps to go back to, and of what a node counts for that has less than before."""
+
+from __future__ import annotations
+
+from seeded_bugs.corpus import SeededBug
+
+GOING_BACK = ("tests/unit/replication/test_rewind_base.py",)
+KEEPING = ("tests/unit/server/test_rewind_bases.py",)
+
+BASE_CORPUS = (
+    SeededBug(
+        "base_beyond_the_position_taken",
+        "kvserver/replication/rewind.py",
+        ((" if not _is_beyond(base.origin.position, common)]", "]"),),
+        GOING_BACK,
+        "the node comes back with what the cluster went on without, in tables that take nothing back",
+    ),
+    SeededBug(
+        "base_counts_for_what_it_lacks",
+        "kvserver/replication/rewind.py",
+        (("            must_refetch(common.revision)\n", ""),),
+        GOING_BACK,
+        "a node that has gone behind what it acknowledged helps to elect a primary that lacks it",
+    ),
+    SeededBug(
+        "copy_counts_for_what_it_lacks",
+        "kvserver/replication/copying.py",
+        (("        if end > copied.position.revision:", "        if end < 0:"),),
+        GOING_BACK,
+        "the same behind a copy of less than there was: kvctl reinit, and the primary dies before the rest was shipped",
+    ),
+    SeededBug(
+        "base_of_a_history_given_up_kept",
+        "kvserver/replication/copying.py",
+        (("        clear_bases(floor.env, floor.paths)  # they", "        # they"),),
+        GOING_BACK,
+        "a copy took the place of the store, and the next rewind goes back to a base of the one before it",
+    ),
+    SeededBug(
+        "base_removed_while_others_lack_the_newer_one",
+        "kvserver/engine/rewind_base.py",
+        ((" if base.revision <= held_by_all][:-1]", "][:-1]"),),
+        KEEPING + GOING_BACK,
+        "the one base that is left holds what a new primary lacks, and the whole store is fetched",
+    ),
+    SeededBug(
+        "log_behind_a_base_let_go",
+        "kvserver/server/rewind_bases.py",
+        (("(self._bases[0].revision + 1, self._log.oldest_revision())", "(self._bases[-1].revision + 1,)"),),
+        KEEPING,
+        "the tables can be gone back to, and what followed them is on no disk",
+    ),
+    SeededBug(
+        "half_a_base_taken_for_one",
+        "kvserver/engine/rewind_base.py",
+        (
+            (
+                "            env.fs.remove(at.origin)\n            env.fs.sync_dir(at.root)\n",
+                "            pass\n",
+            ),
+        ),
+        GOING_BACK,
+        "power is lost while a base is removed, and the rest of it has a name and a record",
+    ),
+)
