@@ -168,7 +168,7 @@ def _up_to(last: int, frame: RangeFrame, at: Position, leg: Leg) -> Group:
     except ValueError as error:
         raise Corruption(frame.path, frame.offset, str(error)) from error
     position = Position(leg.epoch, last, cut_chain(at.chain, header.first_revision, payload))
-    return Group(RangeFrame(frame.offset, kept, payload, frame.path), position, leg.cluster_id)
+    return Group(RangeFrame(frame.offset, kept, payload, frame.path, frame.epoch), position, leg.cluster_id)
 
 
 def _other_history(leg: Leg, entry: SegmentEntry, what: str) -> Corruption:

@@ -77,7 +77,7 @@ class TableOptions:
     """Bytes of keys, values and bookkeeping at which a memtable is frozen and flushed."""
     memtable_keys: int = 160_000
     """Keys in one namespace at which it is: a larger dict stalls the event loop when it grows."""
-    block_cache_bytes: int = 128 * MIB
+    block_cache_bytes: int = 384 * MIB
     """Memory for parts of tables that are read often, their indexes and filters included."""
     max_level0_files: int = 24
     """Tables not merged yet above which nothing is flushed, and so, in time, writes wait."""

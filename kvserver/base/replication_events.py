@@ -75,7 +75,7 @@ class LogRewound(Event):
     lost_revisions: int
     """0: behind the cut there were only marks, seals and headers."""
     base_revision: int = 0
-    """The tables held more, and were exchanged for those of the base that ends here; 0: they stayed."""
+    """The tables held more, and were exchanged for others, made of the base that ends here and the log; 0: they stayed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

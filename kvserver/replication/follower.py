@@ -365,7 +365,7 @@ class Follower:
         assert common is not None, "it is known where histories part"
         done: list[Rewound] = []
 
-        await home.reopen(lambda: done.append(go_back(floor, common, home.note_lost)))
+        await home.reopen(lambda: done.append(go_back(floor, common)))
         (rewound,) = done
         where = f"epoch {common.epoch.number}, revision {common.revision}"
         lost = f"{rewound.lost_revisions} revisions were given up" if rewound.lost_revisions else "nothing was lost"
@@ -374,7 +374,7 @@ class Follower:
             what = f"the tables are beyond {where}: {lost}{kept}; the store is fetched anew"
             self.machine.happen(Happening.NEEDS_COPY, what)
         else:
-            tables = f"; the tables are those of revision {rewound.base_revision} again" if rewound.base_revision else ""
+            tables = f"; the tables come from the base at revision {rewound.base_revision}" if rewound.base_revision else ""
             self.machine.happen(Happening.REWOUND, f"the log was cut at {where}: {lost}{kept}{tables}")
 
     # -- waiting --------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class _Promotion:
         if not self._counts and not self._accept_loss:
             needs, instead = self._candidate.vow.needs_revision, "or promote another one; see: kvctl cluster status"
             if needs == UNKNOWN_LOST:
-                why = "it is new, and has not heard from a primary yet what a node of its name may have acknowledged"
+                why = "it is new, or has a copy of less than it had, and no primary has said yet what it may have acknowledged"
                 raise self._refused(why, f"let it follow the primary, {instead}")
             why = f"it lost something that it had acknowledged, and has not fetched it again up to revision {needs}"
             raise self._refused(why, f"let it follow a node that has it, {instead}")

@@ -14,12 +14,10 @@ The cut is made behind the *first* place at which the log stands at the common p
 position, but they are bytes: those behind it may be this node's own, while the source has others there.
 
 Tables are not cut. Where they hold more than the common position, be it the begin of an epoch that was given up, they are
-exchanged for those of the newest base that does not (``engine.rewind_base``), from which on the log is replayed. Where there is
-none, nothing is changed here but for what is kept, and the caller fetches a new copy of the store. What of the lost revisions
-is in tables alone, because its segments went, is in no file; the event says from where on it is.
-
-A base that the log does not reach back to takes no log along: what follows it is fetched, as behind a new copy. One beyond the
-common position holds what was given up, and is removed.
+exchanged for those of the newest base that does not (``engine.rewind_base``), with what the log has behind it up to there
+(``rewind_tables``). Where none leads there, nothing is changed here but for what is kept, and the caller fetches a new copy of
+the store. What of the lost revisions is in tables alone, because its segments went, is in no file; the event says from where on
+it is. A base beyond the common position holds what was given up, and is removed.
 
 A folder in ``lost/`` is laid out as a data folder is, so ``kvctl wal dump DATA_DIR/lost/NAME`` reads it, and the log before the
 lost commits that lies in the same segments.
@@ -27,7 +25,6 @@ lost commits that lies in the same segments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -41,11 +38,9 @@ from kvserver.base.paths import DataPaths, SegmentName, is_damaged, is_torn, par
 from kvserver.base.replication_events import LogRewound, SuffixLost
 from kvserver.base.types import CREATION_REVISION, Position
 from kvserver.engine.rewind_base import Base, clear_bases, find_bases
-from kvserver.engine.swap import begin_swap, discard_incoming, finish_swap, swap_names
+from kvserver.engine.swap import begin_swap, discard_incoming, finish_swap
 from kvserver.replication.home import FollowerFloor
-from kvserver.storage.origin import write_origin
-from kvserver.storage.rows import FLUSHED_KEY, decode_flushed
-from kvserver.storage.tables import Tables
+from kvserver.replication.rewind_tables import OpenTables, tables_at, tables_position
 from kvserver.wal.reader import SegmentReader
 from kvserver.wal.recovery import list_segments
 
@@ -61,7 +56,7 @@ class Rewound(NamedTuple):
     needs_copy: bool
     """The tables are beyond the common position, and no base is of use: nothing was cut, a new copy of the store is needed."""
     base_revision: int = 0
-    """Where the tables end that took the place of those beyond it; 0: they stayed."""
+    """Of the base out of which the tables were made that took the place of those beyond the position; 0: they stayed."""
 
 
 class Cut(NamedTuple):
@@ -72,21 +67,12 @@ class Cut(NamedTuple):
     """Bytes of that segment that stay; 0: none."""
 
 
-def tables_position(paths: DataPaths, tables: Tables) -> Position | None:
-    """Return how far the tables of a folder are; None where they hold nothing. Raises Corruption, OSError."""
-    (row,) = tables.get_many([FLUSHED_KEY])
-    try:
-        return decode_flushed(row).position if row is not None else None
-    except ValueError as error:
-        raise Corruption(paths.tables, 0, str(error)) from error
-
-
-def go_back(floor: FollowerFloor, common: Position, must_refetch: Callable[[int], None]) -> Rewound:
+def go_back(floor: FollowerFloor, common: Position) -> Rewound:
     """Take a node's store back that was closed, to its own tables' word or to a base; see ``rewind``."""
     discard_incoming(floor.env, floor.paths)
     with closing(floor.open_tables(floor.paths)) as tables:  # asked only now: a flush may have ended while it was closed
         flushed = tables_position(floor.paths, tables)
-    return rewind(floor.env, floor.paths, common, flushed, floor.listener, floor.open_tables, must_refetch)
+    return rewind(floor.env, floor.paths, common, flushed, floor.listener, floor.open_tables)
 
 
 def rewind(
@@ -95,14 +81,12 @@ def rewind(
     common: Position,
     flushed: Position | None,
     listener: Listener = ignore,
-    open_tables: Callable[[DataPaths], Tables] | None = None,
-    must_refetch: Callable[[int], None] = lambda revision: None,
+    open_tables: OpenTables | None = None,
 ) -> Rewound:
     """Carry the steps out on a store that nobody has open. ``flushed``: what its tables hold.
 
-    ``open_tables``: opens the tables of a base; None: none is gone back to. ``must_refetch``: told, before that is decided, up to
-    which revision the node then lacks what it may have acknowledged. Raises ReplicationError (WRONG_PEER) where the log
-    does not pass through the common position, Corruption, OSError; then the store is as it was.
+    ``open_tables``: opens the tables of a base; None: none is gone back to. Raises ReplicationError (WRONG_PEER) where the log
+    does not pass through the common position, Corruption, OSError; then the store is as it was, without the bases beyond it.
     """
     fs = env.fs
     names = list_segments(fs, paths)
@@ -120,43 +104,16 @@ def rewind(
     clear_bases(env, paths, before)
     base = None
     if _is_beyond(flushed, common):
-        base = _take_base(env, paths, before, open_tables) if open_tables is not None else None
+        if open_tables is not None and cut is not None:
+            base = tables_at(env, paths, before, common, _cluster_of(fs, paths, cut), open_tables)
         if base is None:
             return Rewound(lost, kept_in, True)
-        if cut is None or names[0].first_revision > base.revision + 1:
-            cut = None
-            must_refetch(common.revision)
     else:
         remove_tree(fs, paths.incoming)
     _cut(env, paths, cut, base)
     base_revision = base.revision if base is not None else 0
     listener(LogRewound(common.revision, common.epoch.number, lost, base_revision))
     return Rewound(lost, kept_in, False, base_revision)
-
-
-def _take_base(
-    env: Environment, paths: DataPaths, bases: Sequence[Base], open_tables: Callable[[DataPaths], Tables]
-) -> Base | None:
-    """Put a copy of the newest base that opens into ``incoming/``; None where none does. Those that do not are removed.
-
-    Raises OSError.
-    """
-    for number in reversed(range(len(bases))):
-        base, copy = bases[number], DataPaths(paths.incoming)
-        remove_tree(env.fs, paths.incoming)
-        env.fs.make_dir(paths.incoming)
-        try:
-            with closing(open_tables(base.paths)) as tables:
-                if tables_position(base.paths, tables) != base.origin.position:
-                    raise Corruption(base.paths.tables, 0, "the tables do not end where the record of their origin says")
-                tables.checkpoint(copy.tables)
-        except Corruption:
-            clear_bases(env, paths, bases[:number])
-            continue
-        write_origin(env, copy, base.origin)
-        failpoints.hit("rewind.after_base")
-        return base
-    return None
 
 
 # -- 1: find -------------------------------------------------------------------------------------------------------------
@@ -267,7 +224,7 @@ def _keep(fs: FileSystem, paths: DataPaths, names: list[SegmentName], common: Po
 def _cut(env: Environment, paths: DataPaths, cut: Cut | None, base: Base | None) -> None:
     """Put the log together as far as the cut, and let it take the place of the old one; None: nothing of the log stays.
 
-    With a base, of which there is a copy in ``incoming/``, that is exchanged too.
+    With a base, tables that it has led to are in ``incoming/`` already, and are exchanged too.
     """
     fs = env.fs
     shorter = DataPaths(paths.incoming)
@@ -283,8 +240,13 @@ def _cut(env: Environment, paths: DataPaths, cut: Cut | None, base: Base | None)
             _copy(fs, paths, shorter, cut)
     fs.sync_dir(shorter.wal)
     failpoints.hit("rewind.after_cut")
-    begin_swap(env, paths, [paths.wal.name] if base is None else swap_names(paths))
+    begin_swap(env, paths, [paths.wal.name] if base is None else [paths.wal.name, paths.tables.name])
     finish_swap(env, paths)
+
+
+def _cluster_of(fs: FileSystem, paths: DataPaths, cut: Cut) -> bytes:
+    path = paths.segment(cut.segment)
+    return SegmentReader(path, read_file(fs, path)).header.cluster_id
 
 
 def _copy(fs: FileSystem, paths: DataPaths, shorter: DataPaths, cut: Cut) -> None:

@@ -90,7 +90,7 @@ CLUSTER_SENTENCES: Mapping[type[Event], Sentence] = {
         logging.WARNING,
         lambda e: (
             f"went back to revision {e.revision} of epoch {e.epoch}; {e.lost_revisions} revisions were given up"
-            + (f"; the tables are those of revision {e.base_revision} again" if e.base_revision else "")
+            + (f"; the tables come from the base at revision {e.base_revision}" if e.base_revision else "")
         ),
     ),
     replication_events.RewindBaseKept: (logging.INFO, lambda e: f"keeps a base to go back to, at revision {e.revision}"),

@@ -199,7 +199,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="MiB that what is not in tables yet may take; above it writes wait, then are refused; 0: no limit",
     ),
     Setting("tables", "memtable-mb", "N", 64, _between(1, 4096), "write memory into a table when it holds so many MiB"),
-    Setting("tables", "block-cache-mb", "N", 128, _between(1, 1 << 24), "MiB for parts of tables that are read often"),
+    Setting("tables", "block-cache-mb", "N", 384, _between(1, 1 << 24), "MiB for parts of tables that are read often"),
     Setting(
         *("tables", "history-s", "N", 3600, _between(0, 1 << 32)),
         help="a revision can be read at for so long; 0: no bound by time",

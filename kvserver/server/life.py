@@ -109,12 +109,11 @@ class Life:
         return self._database is not None and self._database.failure is not None
 
     async def begin(self) -> None:
-        """Open the store and start what stands on it. Raises KvError; then nothing is left open."""
+        """Open the store and start what stands on it, but for the archive. Raises KvError; then nothing is left open."""
         await self._open()
         try:
             self._copies = Copies(self._world.env, self._world.config.data_dir, self.database)
             await self._copies.start()
-            await self._start_archive()
         except BaseException:
             await self.end()
             raise
@@ -214,7 +213,8 @@ class Life:
         if self._copies is not None:
             await self._copies.stop()
 
-    async def _start_archive(self) -> None:
+    async def start_archive(self) -> None:
+        """Archive from now on, where that is wanted. What the archive has, the log lets go: what else needs it is held before."""
         world = self._world
         if world.config.archive is None or self.role is not Role.PRIMARY:
             return

@@ -171,6 +171,7 @@ class Member:
             self.fenced = ""
             self.life = life
             await self.parts.start(life)
+            await life.start_archive()
         except BaseException:
             self.life = life
             await self._end()

@@ -154,6 +154,7 @@ class Parts:
         """Ship no more, and copy no more: the store is about to be closed."""
         shipping, self.shipping = self.shipping, None
         copies, self.copies = self.copies, None
+        await self._keeper.rest()
         bases, self.bases = self.bases, None
         if bases is not None:
             await bases.stop()
@@ -241,10 +242,13 @@ class Parts:
     def _held_by_all(self, life: Life) -> int:
         """Return what every node that follows the primary has durably, and the archive; 0: nothing is known of it."""
         if life.role is Role.FOLLOWER:
-            return self.driver.marks.held_by_all if self.driver is not None else 0
+            following = self.driver is not None and self.driver.state in (FollowerState.STREAMING, FollowerState.CATCHUP_STREAM)
+            return self.driver.marks.held_by_all if self.driver is not None and following else 0
         marks = life.database.marks
-        held = [marks.visible, *(slot.durable_revision for slot in self.slots() if slot.state != LOST)]
-        return min(held if self._member.world.config.archive is None else [*held, marks.archived])
+        held = {slot.name: slot.durable_revision for slot in self.slots() if slot.state != LOST}
+        members = {name for policy in life.database.policies() for name in policy.members} - {self._member.identity().name}
+        every = [marks.visible, *held.values(), *(0 for name in members if name not in held)]
+        return min(every if self._member.world.config.archive is None else [*every, marks.archived])
 
     # -- the policy -------------------------------------------------------------------------------------------------
 

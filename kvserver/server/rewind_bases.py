@@ -2,7 +2,8 @@
 
 One is made when there is none, and each time so many bytes of log were written behind the newest, once every node has what that
 one holds. The log is held from the oldest on, so what this takes of the disk is bounded: twice those bytes of log as a rule, and
-the tables that were merged away since. Where a follower is away for long, or the archive, four times: then the oldest goes.
+the tables that were merged away since. Where a follower is away for long, or the archive, it is four times: then a newer one is
+made, and the oldest goes. All of them go where the disk is nearly full.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from kvserver.base.environment import Environment
-from kvserver.base.errors import KvError
 from kvserver.base.events import Listener
 from kvserver.base.paths import DataPaths
 from kvserver.base.replication_events import RewindBaseFailed, RewindBaseKept
@@ -40,7 +40,7 @@ class RewindBases:
     """
 
     def __init__(self, env: Environment, paths: DataPaths, database: Database, every_bytes: int, listener: Listener) -> None:
-        """``every_bytes``: 0: none are kept. Raises OSError."""
+        """``every_bytes``: 0: none are kept."""
         self._env = env
         self._paths = paths
         self._database = database
@@ -48,13 +48,18 @@ class RewindBases:
         self._listener = listener
         self._log = database.tail()
         """Asked nothing that reads files."""
-        self._bases = find_bases(env, paths) if every_bytes else []
-        self._is_cleared = False
+        self._bases: list[Base] = []
+        self._is_cleared = self._is_closing = False
         self._work: asyncio.Future[None] | None = None
         self._error = ""
         self._rests_until_s = 0.0
         self.held_by_all = 0
         """What every node and the archive have, as of the last tick."""
+        if every_bytes:
+            try:
+                self._bases = find_bases(env, paths)
+            except OSError as error:  # the node can do without
+                self._fail(error)
         self._hold()
 
     @property
@@ -68,7 +73,9 @@ class RewindBases:
         if (self._work is not None and not self._work.done()) or self._env.clock.monotonic() < self._rests_until_s:
             return
         going = surplus(self._bases, held_by_all)
-        if not going and len(self._bases) > 1 and self._log_since(self._bases[0]) > MOST_LOG * self._every_bytes:
+        if self._is_tight():
+            going = self._bases
+        elif not going and len(self._bases) > 1 and self._is_too_much(self._log_since(self._bases[0])):
             going = self._bases[:1]
         if going or not self._is_cleared:
             self._begin(self._keep([base for base in self._bases if base not in going]))
@@ -77,6 +84,7 @@ class RewindBases:
 
     async def stop(self) -> None:
         """Wait for what is under way, with a bound: the store is about to be closed."""
+        self._is_closing = True
         if self._work is not None:
             await asyncio.wait([self._work], timeout=STOP_S)
         self._log.close()
@@ -87,12 +95,28 @@ class RewindBases:
         flushed = self._database.flusher.position.revision
         if not self._every_bytes or self._database.failure is not None or flushed <= max(CREATION_REVISION, self.newest_revision):
             return False
+        if self._is_tight():
+            return False
         if not self._bases:
             return True
         newest = self._bases[-1]
-        return newest.revision <= self.held_by_all and self._log_since(newest) >= self._every_bytes
+        since_bytes = self._log_since(newest)
+        if newest.revision <= self.held_by_all:
+            return since_bytes >= self._every_bytes
+        return self._is_too_much(since_bytes)  # it goes then, and the log before the next one with it
+
+    def _is_tight(self) -> bool:
+        """Say whether the disk has no room for what is only of use some day."""
+        try:
+            return self._env.fs.free_bytes(self._paths.root) < self._every_bytes
+        except OSError:
+            return False
+
+    def _is_too_much(self, since_bytes: int) -> bool:
+        return since_bytes > MOST_LOG * self._every_bytes
 
     def _log_since(self, base: Base) -> int:
+        """Return the bytes of log behind a base; where some of that is gone, more than are ever held."""
         begin = self._log.begin_for(base.revision + 1)
         return self._log.pending_bytes(*begin) if begin is not None else MOST_LOG * self._every_bytes + 1
 
@@ -106,18 +130,22 @@ class RewindBases:
         try:
             await work
             self._error = ""
-        except (OSError, KvError) as error:
-            reason = str(error)
-            if reason != self._error:
-                self._listener(RewindBaseFailed(reason))
-            self._error = reason
-            self._rests_until_s = self._env.clock.monotonic() + REST_S
+        except Exception as error:  # nothing else depends on it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        reason = str(error) or repr(error)
+        if reason != self._error:
+            self._listener(RewindBaseFailed(reason))
+        self._error = reason
+        self._rests_until_s = self._env.clock.monotonic() + REST_S
 
     async def _keep(self, bases: Sequence[Base]) -> None:
-        """Remove all bases but these, and what a crash has left half made."""
+        """Remove all bases but these, and what a crash has left half made; then let go of the log behind them."""
+        self._is_cleared = False
+        await on_thread(lambda: clear_bases(self._env, self._paths, bases), "rewind-base")
         self._bases = list(bases)
         self._hold()
-        await on_thread(lambda: clear_bases(self._env, self._paths, bases), "rewind-base")
         self._is_cleared = True
 
     async def _make(self) -> None:
@@ -126,17 +154,17 @@ class RewindBases:
             self._database.hold(HOLD, flushed + 1)
         making = await on_thread(lambda: begin_base(self._env, self._paths), "rewind-base")
         await self._database.checkpoint(making.root, scratch=True, flushing=answered(flushed))
+        if self._is_closing:  # what is half made goes at the next start
+            return
         base = await on_thread(lambda: finish_base(self._env, self._paths), "rewind-base")
         self._bases.append(base)
         self._hold()
         self._listener(RewindBaseKept(base.revision))
 
     def _hold(self) -> None:
-        """Hold the log behind the oldest base; a base whose log is gone already is kept all the same: the archive may have it."""
-        if not self._bases:
-            self._database.release_hold(HOLD)
-            return
-        for revision in (self._bases[0].revision + 1, self._log.oldest_revision()):
+        """Hold the log behind the oldest base of which that is still there."""
+        for base in self._bases:
             with contextlib.suppress(HoldRefused):
-                self._database.hold(HOLD, revision)
+                self._database.hold(HOLD, base.revision + 1)
                 return
+        self._database.release_hold(HOLD)

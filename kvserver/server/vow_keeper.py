@@ -11,6 +11,8 @@ from kvserver.engine.database import Database
 from kvserver.replication.home import holds_nothing
 from kvserver.replication.vow import UNKNOWN_LOST, Vow
 
+REST_S = 5.0
+
 LOG = logging.getLogger("kvserver.server")
 
 
@@ -56,6 +58,11 @@ class VowKeeper:
 
         self._under_way = asyncio.ensure_future(asyncio.to_thread(work))
         self._under_way.add_done_callback(_told)
+
+    async def rest(self) -> None:
+        """Wait for what is being written down, with a bound: the log is about to end elsewhere."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=REST_S)
 
 
 def _told(task: asyncio.Future[None]) -> None:

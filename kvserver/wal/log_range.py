@@ -15,7 +15,7 @@ from kvserver.base.errors import Corruption
 from kvserver.base.fs import File, FileSystem, opened
 from kvserver.base.limits import KIB, MIB
 from kvserver.base.paths import DataPaths, SegmentName
-from kvserver.base.types import Position
+from kvserver.base.types import Epoch, Position
 from kvserver.wal import format as fmt
 from kvserver.wal.reader import Frame
 from kvserver.wal.recovery import list_segments
@@ -30,9 +30,10 @@ SKIP_WINDOW_BYTES = 64 * KIB
 
 @dataclasses.dataclass(slots=True)
 class RangeFrame(Frame):
-    """A group, and the file that it lies in."""
+    """A group, the file that it lies in, and that one's epoch."""
 
     path: Path
+    epoch: Epoch
 
 
 class _Segment(FrameSequence):
@@ -81,7 +82,8 @@ class _Segment(FrameSequence):
             raise self.corruption("a frame that was durable does not check")
         offset, body = self.offset, at + fmt.FRAME_HEADER_LENGTH
         self.accept(header, fmt.next_chain(self.chain, header, self._data, at) if self._prove_chain else header.chain)
-        return RangeFrame(offset, header, self._data[body : body + header.payload_length], self.path)
+        payload = self._data[body : body + header.payload_length]
+        return RangeFrame(offset, header, payload, self.path, self.header.epoch)
 
     def _reach(self, length: int, window: int) -> int:
         """Have so many bytes from ``offset`` on in memory, or all that there are; return where they begin in ``_data``."""

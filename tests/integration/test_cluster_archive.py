@@ -41,7 +41,7 @@ def archive_now(cluster: ClusterProcesses, name: str) -> int:
 
 
 def test_what_the_slot_could_not_keep_comes_from_the_archive(tmp_path: Path) -> None:
-    flags = ("--segment-mb", "16", "--slot-max-mb", str(SLOT_MIB), "--memtable-mb", "16")
+    flags = ("--segment-mb", "16", "--slot-max-mb", str(SLOT_MIB), "--memtable-mb", "16", "--rewind-base-mb", "0")
     with cluster_of(tmp_path, flags=flags) as cluster:
         write(cluster, "n1", "both", 1)
         cluster.wait_until_caught_up()

@@ -16,11 +16,11 @@ BASE_CORPUS = (
         "the node comes back with what the cluster went on without, in tables that take nothing back",
     ),
     SeededBug(
-        "base_counts_for_what_it_lacks",
-        "kvserver/replication/rewind.py",
-        (("            must_refetch(common.revision)\n", ""),),
+        "base_not_led_forward",
+        "kvserver/replication/rewind_tables.py",
+        (("            _go_forward(env, paths, base, common, cluster_id, open_tables)\n", ""),),
         GOING_BACK,
-        "a node that has gone behind what it acknowledged helps to elect a primary that lacks it",
+        "tables are exchanged for those of a base that no log leads on from: the store does not open any more",
     ),
     SeededBug(
         "copy_counts_for_what_it_lacks",
@@ -46,7 +46,7 @@ BASE_CORPUS = (
     SeededBug(
         "log_behind_a_base_let_go",
         "kvserver/server/rewind_bases.py",
-        (("(self._bases[0].revision + 1, self._log.oldest_revision())", "(self._bases[-1].revision + 1,)"),),
+        (("        for base in self._bases:\n            with", "        for base in self._bases[-1:]:\n            with"),),
         KEEPING,
         "the tables can be gone back to, and what followed them is on no disk",
     ),
@@ -61,5 +61,25 @@ BASE_CORPUS = (
         ),
         GOING_BACK,
         "power is lost while a base is removed, and the rest of it has a name and a record",
+    ),
+    SeededBug(
+        "archive_begun_before_the_log_is_held",
+        "kvserver/server/member.py",
+        (
+            (
+                "            self.watch.me = self.me()\n            self.watch.leads",
+                "            await life.start_archive()\n            self.watch.leads",
+            ),
+            ("            await life.start_archive()\n        except", "        except"),
+        ),
+        ("tests/integration/test_member_bases.py",),
+        "what is archived already goes at a start, before those who need it have said so: followers, and the way back",
+    ),
+    SeededBug(
+        "member_that_never_followed_passed_over",
+        "kvserver/server/parts.py",
+        ((", *(0 for name in members if name not in held)]", "]"),),
+        ("tests/integration/test_member_bases.py",),
+        "a base holds what a member lacks that can be promoted",
     ),
 )

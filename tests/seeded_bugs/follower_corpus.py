@@ -78,8 +78,8 @@ FOLLOWER_CORPUS = (
         "kvserver/replication/rewind.py",
         (
             (
-                "    if _is_beyond(flushed, common):\n        base",
-                "    if False:\n        base",
+                "    if _is_beyond(flushed, common):\n        if open_tables",
+                "    if False:\n        if open_tables",
             ),
         ),
         REWIND,

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+from pathlib import Path
 
 import pytest
 
 from kvserver.base.environment import Environment
 from kvserver.base.fs import write_new_file
 from kvserver.base.paths import DataPaths
-from kvserver.base.replication_events import LogRewound, SuffixLost
+from kvserver.base.replication_events import LogRewound, StateChanged, SuffixLost
 from kvserver.base.types import Epoch, Position, Role
 from kvserver.commit.ticket import answered
 from kvserver.engine.rewind_base import Base, begin_base, clear_bases, find_bases, finish_base, surplus
 from kvserver.engine.swap import finish_swap
-from kvserver.replication.rewind import rewind, tables_position
+from kvserver.replication.rewind import rewind
+from kvserver.replication.rewind_tables import tables_position
 from kvserver.replication.vow import UNKNOWN_LOST
 from kvserver.storage.origin import Origin, write_origin
+from kvserver.wal.format import SEGMENT_HEADER_LENGTH
+from kvserver.wal.log_range import frames_between
+from kvserver.wal.recovery import list_segments
 from support.crashes import record_crash_points, sampled_states
 from support.follow_scene import FollowScene, SceneNode
 from support.follow_waits import log_end, same, shows, steps, streaming
 from support.logs import PATHS
-from support.memfs import MemoryFileSystem
+from support.memfs import MemoryFileSystem, os_error
 from support.recordfs import RecordingFileSystem
 from support.stores import TWIN, settle
 from support.twin_tables import TwinTables
@@ -87,12 +93,12 @@ async def test_tables_beyond_the_position_give_way_to_those_of_the_base_and_the_
         (lost,) = a.of(SuffixLost)
         assert (lost.first_revision, lost.last_revision) == (newest + 2, newest + 3)
         assert ("DIVERGED", "RESTORING") not in steps(a) and ("DIVERGED", "CONNECTING") in steps(a)
-        assert f"the tables are those of revision {newest} again" in a.follower.machine.reason or a.reopened == 1
-        assert a.lost == [], "it has all that it shares with the others"
+        assert any(f"the tables come from the base at revision {newest}" in event.why for event in a.of(StateChanged))
+        assert a.reopened == 1 and a.lost == [], "it has all that it shares with the others"
         assert len(find_bases(a.env, PATHS)) == 2, "they can be gone back to again"
 
 
-async def test_a_base_that_the_log_does_not_reach_back_to_takes_none_along_and_the_node_counts_later() -> None:
+async def test_a_base_that_the_log_does_not_reach_back_to_is_of_no_use() -> None:
     async with FollowScene() as scene:
         a, b = await parted(scene, held=False)
         (base,) = find_bases(a.env, PATHS)
@@ -100,8 +106,58 @@ async def test_a_base_that_the_log_does_not_reach_back_to_takes_none_along_and_t
         back(a)
         await scene.until(streaming(a))
         await same(scene, b, a)
-        assert a.lost == [base.revision + 1], "what it may have acknowledged, and the base lacks"
-        assert ("DIVERGED", "RESTORING") not in steps(a)
+        assert ("DIVERGED", "RESTORING") in steps(a)
+
+
+def branch(b: SceneNode) -> Position:
+    """Return where the new primary's epoch began."""
+    assert b.db is not None
+    return next(position for epoch, position in b.db.history.epochs if epoch.number == 2)
+
+
+@pytest.mark.parametrize("wrong", ["hole", "frame", "lineage"])
+async def test_a_log_that_does_not_lead_from_the_base_to_the_position_is_seen_before_anything_is_decided(wrong: str) -> None:
+    async with FollowScene() as scene:
+        a, b = await parted(scene, bases=2)
+        first, _ = find_bases(a.env, PATHS)
+        clear_bases(a.env, PATHS, [first])
+        disk = a.node.disk
+        names = list_segments(disk, PATHS)
+        behind = PATHS.segment(next(name for name in names if name.first_revision == first.revision + 1))
+        if wrong == "hole":
+            disk.remove(behind)
+        elif wrong == "frame":
+            data = bytearray(disk.contents()[behind])
+            data[SEGMENT_HEADER_LENGTH + 150] ^= 1
+            disk.plant(behind, bytes(data))
+        else:
+            disk.remove(first.paths.origin)
+            other = first.origin.position._replace(chain=bytes(16))
+            write_origin(a.env, first.paths, first.origin._replace(position=other))
+        common, flushed = branch(b), a.db.flusher.position  # type: ignore[union-attr]
+        a.close()
+        before = {path: data for path, data in disk.contents().items() if path.parent in (PATHS.wal, PATHS.tables)}
+        done = rewind(a.env, PATHS, common, flushed, open_tables=lambda paths: TWIN.open_tables(a.env, paths, a.tables))
+        assert done.needs_copy
+        assert {path: data for path, data in disk.contents().items() if path in before} == before
+
+
+async def test_a_disk_that_fails_at_the_base_ends_with_a_copy() -> None:
+    async with FollowScene() as scene:
+        a, b = await parted(scene)
+        base = find_bases(a.env, PATHS)[0]
+        opens = a.node.disk.open
+
+        def fails(path: Path, writable: bool = False) -> object:
+            if path.is_relative_to(base.paths.tables):
+                raise os_error(errno.EIO)
+            return opens(path, writable)
+
+        a.node.disk.open = fails  # type: ignore[method-assign,assignment]
+        back(a)
+        await scene.until(streaming(a))
+        await same(scene, b, a)
+        assert ("DIVERGED", "RESTORING") in steps(a)
 
 
 async def test_a_base_beyond_the_position_is_removed_and_the_one_before_it_is_taken() -> None:
@@ -118,7 +174,7 @@ async def test_a_base_beyond_the_position_is_removed_and_the_one_before_it_is_ta
         assert not a.node.disk.exists(second.paths.root)
 
 
-async def test_a_damaged_base_is_removed_and_without_another_one_a_copy_is_fetched() -> None:
+async def test_damaged_bases_are_passed_over_and_without_another_one_a_copy_is_fetched() -> None:
     async with FollowScene() as scene:
         a, b = await parted(scene, bases=2)
         for base in find_bases(a.env, PATHS):
@@ -129,7 +185,7 @@ async def test_a_damaged_base_is_removed_and_without_another_one_a_copy_is_fetch
         await scene.until(streaming(a))
         await same(scene, b, a)
         assert ("DIVERGED", "RESTORING") in steps(a)
-        assert find_bases(a.env, PATHS) == []
+        assert find_bases(a.env, PATHS) == [], "with the copy another history begins"
         copied = log_end(b).position.revision
         assert a.lost == ([UNKNOWN_LOST] if end > copied else []), "a copy may lack what the node has acknowledged"
 
@@ -154,8 +210,11 @@ async def test_a_copy_of_the_store_removes_the_bases_of_what_was_there() -> None
 async def test_power_lost_at_any_step_leaves_the_old_store_or_the_one_gone_back_to() -> None:
     async with FollowScene() as scene:
         a, b = await parted(scene)
-        common = next(position for epoch, position in b.db.history.epochs if epoch.number == 2)  # type: ignore[union-attr]
+        common = branch(b)
         (base,) = find_bases(a.env, PATHS)
+        *_, last = frames_between(a.node.disk, PATHS, base.origin.position, common)
+        left = Position(last.epoch, last.header.last_revision, last.header.chain)
+        assert left.revision == common.revision
         flushed = a.db.flusher.position  # type: ignore[union-attr]
         a.close()
         disk = a.node.disk
@@ -179,13 +238,13 @@ async def test_power_lost_at_any_step_leaves_the_old_store_or_the_one_gone_back_
             fs = state.disk
             finish_swap(Environment(fs=fs), PATHS)  # type: ignore[arg-type]
             at = tables_position(PATHS, tables_of(fs, PATHS))
-            assert at in (flushed, base.origin.position), str(state)
+            assert at in (flushed, left), str(state)
             seen["old" if at == flushed else "base"] += 1
             if point.marks(LogRewound.__name__):
-                assert at == base.origin.position, "it was told"
+                assert at == left, "it was told"
             done = rewind(Environment(fs=fs), PATHS, common, at, open_tables=lambda paths, fs=fs: tables_of(fs, paths))  # type: ignore
             assert not done.needs_copy, "the base is still there"
-            assert tables_position(PATHS, tables_of(fs, PATHS)) == base.origin.position
+            assert tables_position(PATHS, tables_of(fs, PATHS)) == left
     assert all(seen.values()), seen
 
 

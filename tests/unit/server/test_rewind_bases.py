@@ -55,6 +55,10 @@ class Keeper:
         return [base.revision for base in find_bases(self.node.env, PATHS)]
 
     @property
+    def log_bytes(self) -> int:
+        return sum(info.length_bytes for info in self.node.db.sealed_segments())  # type: ignore[union-attr]
+
+    @property
     def held(self) -> int | None:
         return self.node.db._holds.list().get(HOLD)  # type: ignore[union-attr]
 
@@ -134,7 +138,56 @@ async def test_the_log_that_is_held_is_bounded_also_where_a_follower_is_away_for
     for _ in range(MOST_LOG):
         keeper.write(1.0)
         await keeper.tick(held_by_all=first)
+    assert keeper.kept[0] == second and keeper.held == second + 1
+
+
+async def test_the_log_that_is_held_is_bounded_also_where_nothing_is_heard_of_the_others(keeper: Keeper) -> None:
+    for _ in range(4 * MOST_LOG):
+        keeper.write(1.0)
+        await keeper.tick(held_by_all=0)
+        assert keeper.log_bytes <= (MOST_LOG + 3) * EVERY_BYTES
+    assert len(keeper.kept) in (1, 2)
+
+
+async def test_a_disk_that_is_nearly_full_has_them_go(keeper: Keeper) -> None:
+    keeper.write()
+    await keeper.tick()
+    await keeper.tick()
+    assert keeper.kept
+    keeper.node.node.disk.free_bytes = lambda path: EVERY_BYTES - 1  # type: ignore[method-assign,assignment]
+    for _ in range(3):
+        await keeper.tick()
+    assert keeper.kept == [] and keeper.held is None
+
+
+async def test_one_that_cannot_be_removed_is_tried_again_and_its_log_is_held_until_then(keeper: Keeper) -> None:
+    first = keeper.write()
+    await keeper.tick()
+    await keeper.tick()
+    second = keeper.write(1.1)
+    await keeper.tick(held_by_all=first)
+    disk = keeper.node.node.disk
+    remove = disk.remove
+    disk.remove = lambda path: (_ for _ in ()).throw(os_error(errno.EIO))  # type: ignore[method-assign,assignment]
+    await keeper.tick(held_by_all=second)
+    disk.remove = remove  # type: ignore[method-assign]
+    assert keeper.kept == [first, second] and keeper.held == first + 1
+    await keeper.tick(held_by_all=second)
+    assert keeper.kept == [first, second], "it rests"
+    keeper.clock.advance_ms(1000 * REST_S + 1)
+    await keeper.tick(held_by_all=second)
     assert keeper.kept == [second] and keeper.held == second + 1
+
+
+async def test_a_folder_that_cannot_be_read_keeps_nobody_from_serving(keeper: Keeper) -> None:
+    keeper.write()
+    await keeper.tick()
+    await keeper.tick()
+    disk = keeper.node.node.disk
+    disk.list_dir = lambda path: (_ for _ in ()).throw(os_error(errno.EIO))  # type: ignore[method-assign,assignment]
+    keeper.begin()
+    assert keeper.bases.newest_revision == 0
+    assert isinstance(keeper.events[-1], RewindBaseFailed)
 
 
 async def test_a_disk_that_refuses_is_told_of_once_and_asked_again_after_a_rest(keeper: Keeper) -> None:

@@ -123,7 +123,7 @@ class Model:
 def frame_of(first_revision: int, commits: list[bytes]) -> RangeFrame:
     payload = b"".join(commits)
     header = fmt.FrameHeader(fmt.GROUP, len(payload), 9, first_revision, len(commits), 0, 0, 0, bytes(16), 0)
-    return RangeFrame(4096, header, payload, Path("/data/wal/segment"))
+    return RangeFrame(4096, header, payload, Path("/data/wal/segment"), Epoch(1, 11))
 
 
 def position(revision: int) -> Position:
