@@ -111,6 +111,8 @@ class Replication:
                     "64",
                     "--ballast-mb",
                     "0",
+                    "--rewind-base-mb",  # it would hold the log, and nothing were taken from the archive
+                    "0",
                 ]
                 primary = stack.enter_context(kvserver(folder / "n1", *flags_of(folder, "n1"), *archive))
                 follow = [*flags_of(folder, "n2"), *archive, "--follow", primary.address, "--log-level", "info"]
