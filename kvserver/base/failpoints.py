@@ -107,9 +107,9 @@ REPLICATION_NAMES = (
     "base.after_rename",
     "base.after_origin_removed",
     # a log taken back to where histories part
+    "rewind.after_base",
     "rewind.after_link",
     "rewind.after_kept",
-    "rewind.after_base",
     "rewind.after_cut",
     # a copy that takes the place of what there was
     "swap.after_marker",

@@ -318,7 +318,7 @@ class Database(LogSide):
     async def checkpoint(self, target: Path, scratch: bool = False, flushing: Ticket[int] | None = None) -> CheckpointDone:
         """Make a copy of the store, as of now, in a folder that does not exist yet. Raises KvError.
 
-        ``scratch``: it lies below the data folder's own ``scratch/``, is removed by whoever wanted it, and is no event.
+        ``scratch``: it lies within the data folder, belongs to whoever wanted it, and is no event.
         ``flushing``: of a flush that was begun before; behind it the tables are copied as they stand. None: flush now.
         """
         if not scratch:

@@ -1,11 +1,11 @@
 """Bases: checkpoints that a node of a cluster keeps of its own store, so that it can go back without fetching all of it anew.
 
-A log can be cut where histories part, tables cannot. Where they hold more than what the cluster went on with, the node goes back
-to a base that does not, and replays its own log from there on (``kvserver.replication.rewind``). So a base is of use only
+A log can be cut where histories part, tables cannot. Where they hold more than what the cluster went on with, others are made of
+a base that does not and of the log behind it (``kvserver.replication.rewind_tables``). So a base is of use only
 
 - while the log behind it is there: the hold ``rewind-base`` keeps it, from the oldest base on;
-- if it holds nothing that the cluster may go on without. What every follower and the archive have is such: a node that lacks it
-  cannot become primary. Which revision that is, the primary says with every message (``held_by_all``).
+- if it holds nothing that the cluster goes on without. What every follower, member and the archive have is such, as long as no
+  node is promoted that lacks it. Which revision that is, the primary says with every message (``held_by_all``).
 
 Kept are the newest of which every node has what it holds, and a newer one, which takes its place once they have that too. A base
 is made under another name and renamed, and loses the record of its origin before it is removed: what has both its name and

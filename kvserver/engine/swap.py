@@ -1,4 +1,4 @@
-"""Puts a copy of the store, or a shorter log, in the place of what a data folder holds: all of it or nothing.
+"""Puts a copy of the store, or a shorter log and older tables, in the place of what a data folder holds: all of it or nothing.
 
     incoming/   the copy: whole and durable before anything else happens
     SWAP        written then: from now on the copy is the store, whatever still has to be moved
@@ -12,8 +12,9 @@ Only the log, the tables and the record of their origin are ever exchanged. Who 
 whom it ships to and what it keeps of lost histories stay where they are: a copy of another node's store makes no other node of
 this one.
 
-The marker names the parts, because a rewind exchanges the log alone. ``finish_swap`` is the first thing that is done in a folder
-whose lock is held, before anything in it is read: in between, tables and log may be of two different histories.
+The marker names the parts, because a rewind exchanges the log, and the tables only where they hold more. ``finish_swap`` is
+the first thing that is done in a folder whose lock is held, before anything in it is read: in between, tables and log may be of
+two different histories.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from kvserver.archive.catalog import choose_cluster
 from kvserver.base import failpoints
@@ -57,7 +58,8 @@ async def take_copy(home: Home, floor: FollowerFloor, source: str, copied: Copie
 
     def exchange() -> None:
         nonlocal decided
-        clear_bases(floor.env, floor.paths)  # they are of the history that is given up
+        with contextlib.suppress(OSError):  # they may be of a history that is given up; one that stays leads nowhere
+            clear_bases(floor.env, floor.paths)
         if end > copied.position.revision:  # some of it may be no part of history any more: the primary knows how much is
             home.note_lost(UNKNOWN_LOST)
         begin_swap(floor.env, floor.paths, swap_names(floor.paths))

@@ -34,7 +34,7 @@ from kvserver.replication.home import FollowerFloor, Home, holds_nothing
 from kvserver.replication.messages import Description, Gone, ShippedMarks
 from kvserver.replication.peer import Peer
 from kvserver.replication.receiving import Ended, IntakeFailed, hello_of
-from kvserver.replication.rewind import Rewound, go_back
+from kvserver.replication.rewind import Rewound, go_back, prepare_beside
 from kvserver.replication.source_check import Setback, find_source
 from kvserver.replication.states import FollowerState, Happening, Lasting, StateMachine
 from kvserver.replication.troubles import ArchiveDamaged, Troubles
@@ -365,7 +365,8 @@ class Follower:
         assert common is not None, "it is known where histories part"
         done: list[Rewound] = []
 
-        await home.reopen(lambda: done.append(go_back(floor, common)))
+        prepared = await prepare_beside(floor, home.database(), common)
+        await home.reopen(lambda: done.append(go_back(floor, common, prepared)))
         (rewound,) = done
         where = f"epoch {common.epoch.number}, revision {common.revision}"
         lost = f"{rewound.lost_revisions} revisions were given up" if rewound.lost_revisions else "nothing was lost"

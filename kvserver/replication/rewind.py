@@ -25,7 +25,9 @@ lost commits that lies in the same segments.
 
 from __future__ import annotations
 
-from contextlib import closing
+import asyncio
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from kvserver.base import failpoints
@@ -37,10 +39,11 @@ from kvserver.base.limits import MIB
 from kvserver.base.paths import DataPaths, SegmentName, is_damaged, is_torn, parse_segment
 from kvserver.base.replication_events import LogRewound, SuffixLost
 from kvserver.base.types import CREATION_REVISION, Position
+from kvserver.engine.database import Database
 from kvserver.engine.rewind_base import Base, clear_bases, find_bases
 from kvserver.engine.swap import begin_swap, discard_incoming, finish_swap
 from kvserver.replication.home import FollowerFloor
-from kvserver.replication.rewind_tables import OpenTables, tables_at, tables_position
+from kvserver.replication.rewind_tables import tables_at, tables_position
 from kvserver.wal.reader import SegmentReader
 from kvserver.wal.recovery import list_segments
 
@@ -67,12 +70,45 @@ class Cut(NamedTuple):
     """Bytes of that segment that stay; 0: none."""
 
 
-def go_back(floor: FollowerFloor, common: Position) -> Rewound:
-    """Take a node's store back that was closed, to its own tables' word or to a base; see ``rewind``."""
-    discard_incoming(floor.env, floor.paths)
+def prepare(floor: FollowerFloor, common: Position, still_wanted: Callable[[], bool]) -> Base | None:
+    """Make tables that end at the common position, in ``incoming/``, and return the base that led there; None where none does.
+
+    The store may be open: what is read of it does not change. It takes as long as its tables and the log are large. Raises
+    NotServing once it is not wanted any more, Corruption, OSError.
+    """
+    fs, paths = floor.env.fs, floor.paths
+    discard_incoming(floor.env, paths)
+    cut = find_cut(fs, paths, list_segments(fs, paths), common)
+    if cut is None:
+        return None
+    path = paths.segment(cut.segment)
+    cluster_id = SegmentReader(path, read_file(fs, path)).header.cluster_id
+    return tables_at(floor, _usable_bases(floor.env, paths, common), common, cluster_id, still_wanted)
+
+
+async def prepare_beside(floor: FollowerFloor, database: Database | None, common: Position) -> Base | None:
+    """Prepare tables on a thread, where those of an open store hold more; cancelled, it returns when the thread has ended.
+
+    So whoever wants a promise or the end of the node waits for a moment only, and nobody else uses ``incoming/`` meanwhile.
+    """
+    if database is None or not is_beyond(database.flusher.position, common):
+        return None
+    wanted = True
+    work = asyncio.ensure_future(floor.beside(lambda: prepare(floor, common, lambda: wanted), "rewind-tables"))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        wanted = False
+        await asyncio.wait([work])
+
+
+def go_back(floor: FollowerFloor, common: Position, prepared: Base | None) -> Rewound:
+    """Take a node's store back that was closed; ``prepared``: what ``prepare`` returned. Raises as ``rewind``."""
+    if prepared is None:
+        discard_incoming(floor.env, floor.paths)
     with closing(floor.open_tables(floor.paths)) as tables:  # asked only now: a flush may have ended while it was closed
         flushed = tables_position(floor.paths, tables)
-    return rewind(floor.env, floor.paths, common, flushed, floor.listener, floor.open_tables)
+    return rewind(floor.env, floor.paths, common, flushed, floor.listener, prepared)
 
 
 def rewind(
@@ -81,12 +117,13 @@ def rewind(
     common: Position,
     flushed: Position | None,
     listener: Listener = ignore,
-    open_tables: OpenTables | None = None,
+    prepared: Base | None = None,
 ) -> Rewound:
     """Carry the steps out on a store that nobody has open. ``flushed``: what its tables hold.
 
-    ``open_tables``: opens the tables of a base; None: none is gone back to. Raises ReplicationError (WRONG_PEER) where the log
-    does not pass through the common position, Corruption, OSError; then the store is as it was, without the bases beyond it.
+    ``prepared``: the base that led to the tables in ``incoming/``; None: there are none. Raises ReplicationError (WRONG_PEER)
+    where the log does not pass through the common position, Corruption, OSError; then the store is as it was, but for the
+    bases beyond it.
     """
     fs = env.fs
     names = list_segments(fs, paths)
@@ -100,20 +137,37 @@ def rewind(
         behind = [name for name in names if cut is None or name >= cut.segment]
         kept_in = _keep(fs, paths, behind, common, end, listener)
     failpoints.hit("rewind.after_kept")
-    before = [base for base in find_bases(env, paths) if not _is_beyond(base.origin.position, common)]
-    clear_bases(env, paths, before)
+    with suppress(OSError):  # one that stays proves nothing, and leads nowhere
+        clear_bases(env, paths, _usable_bases(env, paths, common))
     base = None
-    if _is_beyond(flushed, common):
-        if open_tables is not None and cut is not None:
-            base = tables_at(env, paths, before, common, _cluster_of(fs, paths, cut), open_tables)
-        if base is None:
+    if is_beyond(flushed, common):
+        if prepared is None or cut is None:
             return Rewound(lost, kept_in, True)
+        base = prepared
     else:
         remove_tree(fs, paths.incoming)
     _cut(env, paths, cut, base)
     base_revision = base.revision if base is not None else 0
     listener(LogRewound(common.revision, common.epoch.number, lost, base_revision))
     return Rewound(lost, kept_in, False, base_revision)
+
+
+def _usable_bases(env: Environment, paths: DataPaths, common: Position) -> list[Base]:
+    """Return the bases that hold nothing beyond a position, oldest first; none where the disk does not say."""
+    try:
+        return [base for base in find_bases(env, paths) if not is_beyond(base.origin.position, common)]
+    except OSError:
+        return []
+
+
+def is_beyond(flushed: Position | None, common: Position) -> bool:
+    """Say whether tables hold what lies behind a position: commits, or the begin of an epoch without any.
+
+    Such a begin is part of their position, and the log that is cut before it passes through that no more.
+    """
+    if flushed is None or flushed.revision != common.revision:
+        return flushed is not None and flushed.revision > common.revision
+    return flushed != common and flushed.epoch.number >= common.epoch.number
 
 
 # -- 1: find -------------------------------------------------------------------------------------------------------------
@@ -156,7 +210,7 @@ def _check_may_lack(
     if flushed == common or (flushed is None and not names and common.revision == CREATION_REVISION):
         return
     begins_behind = not names or names[0].first_revision > common.revision + 1
-    if _is_beyond(flushed, common) and begins_behind:
+    if is_beyond(flushed, common) and begins_behind:
         return
     where = f"epoch {common.epoch.number}, revision {common.revision}"
     raise ReplicationError(
@@ -164,16 +218,6 @@ def _check_may_lack(
         f"this log does not pass through {where} (chain {common.chain.hex()}), which the source says both have",
         "see which epochs each node knows with: kvctl cluster history; to give this node's store up: kvctl reinit NODE",
     )
-
-
-def _is_beyond(flushed: Position | None, common: Position) -> bool:
-    """Say whether tables hold what lies behind a position: commits, or the begin of an epoch without any.
-
-    Such a begin is part of their position, and the log that is cut before it passes through that no more.
-    """
-    if flushed is None or flushed.revision != common.revision:
-        return flushed is not None and flushed.revision > common.revision
-    return flushed != common and flushed.epoch.number >= common.epoch.number
 
 
 def _end_revision(fs: FileSystem, paths: DataPaths, names: list[SegmentName], flushed: Position | None) -> int:
@@ -242,11 +286,6 @@ def _cut(env: Environment, paths: DataPaths, cut: Cut | None, base: Base | None)
     failpoints.hit("rewind.after_cut")
     begin_swap(env, paths, [paths.wal.name] if base is None else [paths.wal.name, paths.tables.name])
     finish_swap(env, paths)
-
-
-def _cluster_of(fs: FileSystem, paths: DataPaths, cut: Cut) -> bytes:
-    path = paths.segment(cut.segment)
-    return SegmentReader(path, read_file(fs, path)).header.cluster_id
 
 
 def _copy(fs: FileSystem, paths: DataPaths, shorter: DataPaths, cut: Cut) -> None:

@@ -144,7 +144,9 @@ class Parts:
         self.shipping.start()
         self.copies = CheckpointSource(member.world.env, member.paths, life.database, member.world.listener)
         self.copies.reserve = self.shipping.reserve
-        every_bytes = cluster.rewind_base_bytes
+        # What is held is let go by whole segments: with fewer bytes than one each base would go as soon as there is another.
+        segment_bytes = member.world.config.engine.wal.segment_bytes
+        every_bytes = max(cluster.rewind_base_bytes, segment_bytes) if cluster.rewind_base_bytes else 0
         self.bases = RewindBases(member.world.env, member.paths, life.database, every_bytes, member.world.listener)
         if life.role is Role.FOLLOWER:
             self._tell_primary(life)

@@ -2,8 +2,8 @@
 
 One is made when there is none, and each time so many bytes of log were written behind the newest, once every node has what that
 one holds. The log is held from the oldest on, so what this takes of the disk is bounded: twice those bytes of log as a rule, and
-the tables that were merged away since. Where a follower is away for long, or the archive, it is four times: then a newer one is
-made, and the oldest goes. All of them go where the disk is nearly full.
+the tables that were merged away since. Where a follower is away for long, or the archive, it is four times: then the oldest
+goes. All of them go where the disk is nearly full.
 """
 
 from __future__ import annotations
@@ -55,12 +55,8 @@ class RewindBases:
         self._rests_until_s = 0.0
         self.held_by_all = 0
         """What every node and the archive have, as of the last tick."""
-        if every_bytes:
-            try:
-                self._bases = find_bases(env, paths)
-            except OSError as error:  # the node can do without
-                self._fail(error)
-        self._hold()
+        self._is_found = not every_bytes
+        self._find()
 
     @property
     def newest_revision(self) -> int:
@@ -72,10 +68,13 @@ class RewindBases:
         self.held_by_all = held_by_all
         if (self._work is not None and not self._work.done()) or self._env.clock.monotonic() < self._rests_until_s:
             return
+        if not self._is_found:
+            self._find()
+            return
         going = surplus(self._bases, held_by_all)
         if self._is_tight():
             going = self._bases
-        elif not going and len(self._bases) > 1 and self._is_too_much(self._log_since(self._bases[0])):
+        elif not going and self._bases and self._log_since(self._bases[0]) > MOST_LOG * self._every_bytes:
             going = self._bases[:1]
         if going or not self._is_cleared:
             self._begin(self._keep([base for base in self._bases if base not in going]))
@@ -100,10 +99,7 @@ class RewindBases:
         if not self._bases:
             return True
         newest = self._bases[-1]
-        since_bytes = self._log_since(newest)
-        if newest.revision <= self.held_by_all:
-            return since_bytes >= self._every_bytes
-        return self._is_too_much(since_bytes)  # it goes then, and the log before the next one with it
+        return newest.revision <= self.held_by_all and self._log_since(newest) >= self._every_bytes
 
     def _is_tight(self) -> bool:
         """Say whether the disk has no room for what is only of use some day."""
@@ -111,9 +107,6 @@ class RewindBases:
             return self._env.fs.free_bytes(self._paths.root) < self._every_bytes
         except OSError:
             return False
-
-    def _is_too_much(self, since_bytes: int) -> bool:
-        return since_bytes > MOST_LOG * self._every_bytes
 
     def _log_since(self, base: Base) -> int:
         """Return the bytes of log behind a base; where some of that is gone, more than are ever held."""
@@ -141,25 +134,35 @@ class RewindBases:
         self._rests_until_s = self._env.clock.monotonic() + REST_S
 
     async def _keep(self, bases: Sequence[Base]) -> None:
-        """Remove all bases but these, and what a crash has left half made; then let go of the log behind them."""
-        self._is_cleared = False
-        await on_thread(lambda: clear_bases(self._env, self._paths, bases), "rewind-base")
-        self._bases = list(bases)
+        """Let go of all bases but these, and of the log behind them; remove them, and what a crash has left half made."""
+        self._bases, self._is_cleared = list(bases), False
         self._hold()
+        await on_thread(lambda: clear_bases(self._env, self._paths, bases), "rewind-base")
         self._is_cleared = True
 
     async def _make(self) -> None:
         flushed = self._database.flusher.position.revision
         if not self._bases:  # else more than that is held
             self._database.hold(HOLD, flushed + 1)
-        making = await on_thread(lambda: begin_base(self._env, self._paths), "rewind-base")
-        await self._database.checkpoint(making.root, scratch=True, flushing=answered(flushed))
-        if self._is_closing:  # what is half made goes at the next start
-            return
-        base = await on_thread(lambda: finish_base(self._env, self._paths), "rewind-base")
-        self._bases.append(base)
+        try:
+            making = await on_thread(lambda: begin_base(self._env, self._paths), "rewind-base")
+            await self._database.checkpoint(making.root, scratch=True, flushing=answered(flushed))
+            if not self._is_closing:  # else what is half made goes at the next start
+                self._bases.append(await on_thread(lambda: finish_base(self._env, self._paths), "rewind-base"))
+                self._listener(RewindBaseKept(self.newest_revision))
+        finally:
+            self._hold()
+
+    def _find(self) -> None:
+        """Take in the bases of before, and hold the log behind them."""
+        if not self._is_found:
+            try:
+                flushed = self._database.flusher.position.revision
+                self._bases = [base for base in find_bases(self._env, self._paths) if base.revision <= flushed]
+                self._is_found = True
+            except OSError as error:  # the node can do without
+                self._fail(error)
         self._hold()
-        self._listener(RewindBaseKept(base.revision))
 
     def _hold(self) -> None:
         """Hold the log behind the oldest base of which that is still there."""

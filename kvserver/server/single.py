@@ -39,7 +39,11 @@ class Single:
         """Open the store. Raises KvError."""
         self._address = str(listen)
         await self._begun.begin()
-        await self._begun.start_archive()
+        try:
+            await self._begun.start_archive()
+        except BaseException:
+            await self._begun.end()
+            raise
         # A policy comes with the store of a cluster, and its members are not those of a copy that was made a store of its own.
         self._begun.database.pipeline.set_replicated(None)
         self.life = self._begun

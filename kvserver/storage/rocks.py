@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -228,13 +228,13 @@ class RocksTables(RocksReader):
             _sync_folder(target)
             _sync_folder(target.parent)
 
-    def verify(self) -> list[str]:
-        """Read every byte of every table, past all caches, and return what is wrong with each damaged one.
+    def verify(self, still_wanted: Callable[[], bool] = lambda: True) -> list[str]:
+        """Read every byte of every table, past all caches, and return what is wrong with each damaged one, while it is wanted.
 
         A table merged away meanwhile counts as sound: its rows were read, with their checksums, by who merged it.
         """
         with self._gate, _named_errors(self._path):
-            return check_tables(_FILES, self._path, self._live_files)
+            return check_tables(_FILES, self._path, self._live_files, still_wanted)
 
     def _live_files(self) -> dict[str, int]:
         return {file["name"].lstrip("/"): file["size"] for file in self._database.live_files()}

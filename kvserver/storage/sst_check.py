@@ -57,14 +57,18 @@ def check_table(fs: FileSystem, path: Path) -> int:
         return size
 
 
-def check_tables(fs: FileSystem, folder: Path, live: Callable[[], Mapping[str, int]]) -> list[str]:
-    """Check all tables of a folder and return what is wrong with each damaged one.
+def check_tables(
+    fs: FileSystem, folder: Path, live: Callable[[], Mapping[str, int]], still_wanted: Callable[[], bool] = lambda: True
+) -> list[str]:
+    """Check all tables of a folder, while that is wanted, and return what is wrong with each damaged one.
 
     ``live`` names them, with the length that each should have. One that it names no more when damage is found counts as sound: it
     was merged away meanwhile, its rows were read, with their checksums, by who did it.
     """
     findings = []
     for name, length in live().items():
+        if not still_wanted():
+            break
         try:
             if check_table(fs, folder / name) != length:
                 raise Corruption(folder / name, 0, f"it has another length than the {length} bytes that it was given")

@@ -13,7 +13,7 @@ Errors: ``Corruption`` for what does not check, ``OSError`` with an errno for wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -87,8 +87,8 @@ class Tables(TableReader, Protocol):
     def checkpoint(self, target: Path) -> None:
         """Make a copy of all tables in a new folder, by hard links where it is the same file system. Durable on return."""
 
-    def verify(self) -> list[str]:
-        """Read every block of every table, and return what is wrong with each damaged one."""
+    def verify(self, still_wanted: Callable[[], bool] = lambda: True) -> list[str]:
+        """Read every block of every table, and return what is wrong with each damaged one; of those read while it is wanted."""
 
     def figures(self) -> TableFigures:
         """Return what the tables look like."""

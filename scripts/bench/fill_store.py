@@ -1,6 +1,8 @@
 """Puts the keys that kvbench uses into a server, once each, in random order and in large frames, and flushes.
 
-    fill_store.py HOST:PORT KEYS VALUE_BYTES
+    fill_store.py HOST:PORT KEYS VALUE_BYTES [settled]
+
+With ``settled`` it also waits for the merges that follow, so that what is measured next is not measured beside them.
 
 A process of its own, so that neither gRPC nor the keys burden the benchmark that starts it.
 """
@@ -12,7 +14,7 @@ import random
 import sys
 
 from suite.stores import FRAME, IN_FLIGHT, shuffled_keys
-from suite.streams import flush, puts, run_closed
+from suite.streams import flush, puts, run_closed, until_merged
 
 
 def main() -> None:
@@ -33,6 +35,8 @@ def main() -> None:
 
     run_closed(address, make, IN_FLIGHT)  # type: ignore[arg-type]
     flush(address)
+    if sys.argv[4:] == ["settled"]:
+        until_merged(address)
 
 
 if __name__ == "__main__":

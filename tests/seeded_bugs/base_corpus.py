@@ -11,14 +11,14 @@ BASE_CORPUS = (
     SeededBug(
         "base_beyond_the_position_taken",
         "kvserver/replication/rewind.py",
-        ((" if not _is_beyond(base.origin.position, common)]", "]"),),
+        ((" if not is_beyond(base.origin.position, common)]", "]"),),
         GOING_BACK,
         "the node comes back with what the cluster went on without, in tables that take nothing back",
     ),
     SeededBug(
         "base_not_led_forward",
         "kvserver/replication/rewind_tables.py",
-        (("            _go_forward(env, paths, base, common, cluster_id, open_tables)\n", ""),),
+        (("            _go_forward(floor, base, common, cluster_id, still_wanted)\n", ""),),
         GOING_BACK,
         "tables are exchanged for those of a base that no log leads on from: the store does not open any more",
     ),
@@ -32,7 +32,7 @@ BASE_CORPUS = (
     SeededBug(
         "base_of_a_history_given_up_kept",
         "kvserver/replication/copying.py",
-        (("        clear_bases(floor.env, floor.paths)  # they", "        # they"),),
+        (("            clear_bases(floor.env, floor.paths)\n", "            pass\n"),),
         GOING_BACK,
         "a copy took the place of the store, and the next rewind goes back to a base of the one before it",
     ),

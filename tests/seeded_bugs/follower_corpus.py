@@ -78,8 +78,8 @@ FOLLOWER_CORPUS = (
         "kvserver/replication/rewind.py",
         (
             (
-                "    if _is_beyond(flushed, common):\n        if open_tables",
-                "    if False:\n        if open_tables",
+                "    if is_beyond(flushed, common):\n        if prepared",
+                "    if False:\n        if prepared",
             ),
         ),
         REWIND,

@@ -16,7 +16,7 @@ import errno
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -263,7 +263,7 @@ class TwinTables:
 
     # Looking after them
 
-    def verify(self) -> list[str]:
+    def verify(self, still_wanted: Callable[[], bool] = lambda: True) -> list[str]:
         """Read every table again, and return what is wrong with each damaged one."""
         with self._open():
             found = []

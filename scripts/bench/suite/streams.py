@@ -12,6 +12,9 @@ import grpc
 
 from kvproto.v1 import admin_pb2, kv_pb2
 
+MERGED_AFTER_S = 4
+"""After so many looks, one a second, at which the tables are the same nothing is being merged."""
+
 MakeFrame = Callable[[], kv_pb2.PipelineRequest | None]
 OnAnswer = Callable[[int], None]
 """Told how many operations were carried out, as each frame is answered."""
@@ -135,6 +138,23 @@ def flush(address: str) -> int:
         )
         answer: admin_pb2.FlushResponse = call(admin_pb2.FlushRequest(), timeout=300)
         return int(answer.flushed_revision)
+
+
+def until_merged(address: str, timeout_s: float = 120.0) -> None:
+    """Wait until the server's tables have not changed for some seconds, or for so long."""
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/kvproto.v1.Admin/Status",
+            request_serializer=admin_pb2.StatusRequest.SerializeToString,
+            response_deserializer=admin_pb2.StatusResponse.FromString,
+        )
+        seen: deque[tuple[int, int]] = deque(maxlen=MERGED_AFTER_S)
+        for _ in range(round(timeout_s)):
+            time.sleep(1.0)
+            status: admin_pb2.StatusResponse = call(admin_pb2.StatusRequest(), timeout=60)
+            seen.append((status.level0_files, status.pending_compaction_bytes))
+            if len(seen) == MERGED_AFTER_S and len(set(seen)) == 1:
+                return
 
 
 def percentile(done: list[Done], share: float) -> float:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kvserver.base.environment import Environment
+from kvserver.base.events import Event, Listener, ignore
 from kvserver.base.fs import write_new_file
-from kvserver.base.paths import DataPaths
-from kvserver.base.replication_events import LogRewound, StateChanged, SuffixLost
+from kvserver.base.replication_events import LogRewound, RewindBaseFailed, StateChanged, SuffixLost
 from kvserver.base.types import Epoch, Position, Role
 from kvserver.commit.ticket import answered
 from kvserver.engine.rewind_base import Base, begin_base, clear_bases, find_bases, finish_base, surplus
 from kvserver.engine.swap import finish_swap
-from kvserver.replication.rewind import rewind
+from kvserver.replication.home import FollowerFloor
+from kvserver.replication.rewind import Rewound, prepare, rewind
 from kvserver.replication.rewind_tables import tables_position
 from kvserver.replication.vow import UNKNOWN_LOST
 from kvserver.storage.origin import Origin, write_origin
+from kvserver.storage.rows import FLUSHED_KEY, decode_flushed, encode_flushed
 from kvserver.wal.format import SEGMENT_HEADER_LENGTH
 from kvserver.wal.log_range import frames_between
 from kvserver.wal.recovery import list_segments
@@ -31,7 +35,6 @@ from support.logs import PATHS
 from support.memfs import MemoryFileSystem, os_error
 from support.recordfs import RecordingFileSystem
 from support.stores import TWIN, settle
-from support.twin_tables import TwinTables
 
 
 async def keep_base(node: SceneNode) -> Base:
@@ -109,6 +112,11 @@ async def test_a_base_that_the_log_does_not_reach_back_to_is_of_no_use() -> None
         assert ("DIVERGED", "RESTORING") in steps(a)
 
 
+def went_back(floor: FollowerFloor, common: Position, flushed: Position | None) -> Rewound:
+    """Go back on a store that nobody has open, with the tables that a base leads to."""
+    return rewind(floor.env, PATHS, common, flushed, floor.listener, prepare(floor, common, lambda: True))
+
+
 def branch(b: SceneNode) -> Position:
     """Return where the new primary's epoch began."""
     assert b.db is not None
@@ -131,15 +139,52 @@ async def test_a_log_that_does_not_lead_from_the_base_to_the_position_is_seen_be
             data[SEGMENT_HEADER_LENGTH + 150] ^= 1
             disk.plant(behind, bytes(data))
         else:
-            disk.remove(first.paths.origin)
             other = first.origin.position._replace(chain=bytes(16))
+            disk.remove(first.paths.origin)
             write_origin(a.env, first.paths, first.origin._replace(position=other))
+            tables = TWIN.open_tables(a.env, first.paths, a.tables)
+            (row,) = tables.get_many([FLUSHED_KEY])
+            assert row is not None
+            writer = tables.new_table(PATHS.table_being_built(1))
+            writer.put(FLUSHED_KEY, encode_flushed(decode_flushed(row)._replace(position=other)))
+            writer.finish()
+            tables.ingest(PATHS.table_being_built(1))
+            tables.close()
         common, flushed = branch(b), a.db.flusher.position  # type: ignore[union-attr]
         a.close()
         before = {path: data for path, data in disk.contents().items() if path.parent in (PATHS.wal, PATHS.tables)}
-        done = rewind(a.env, PATHS, common, flushed, open_tables=lambda paths: TWIN.open_tables(a.env, paths, a.tables))
+        told: list[Event] = []
+        done = went_back(FollowerFloor(a.env, PATHS, TWIN, a.tables, told.append), common, flushed)
         assert done.needs_copy
+        (failed,) = (event for event in told if isinstance(event, RewindBaseFailed))
+        assert {"hole": "missing", "frame": "does not check", "lineage": "the group goes beyond"}[wrong] in failed.reason
         assert {path: data for path, data in disk.contents().items() if path in before} == before
+
+
+async def test_a_follower_that_is_told_to_stop_meanwhile_stops_and_goes_back_later() -> None:
+    async with FollowScene() as scene:
+        a, b = await parted(scene, bases=2)
+        a.close()
+        a.open(Role.FOLLOWER)
+        follower = a.make_follower()
+        began, beside = asyncio.Event(), follower._floor.beside
+
+        async def slow(work: Callable[[], object], name: str) -> object:
+            if name == "rewind-tables":
+                began.set()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            return await beside(work, name)
+
+        object.__setattr__(follower._floor, "beside", slow)
+        follower.start()
+        await scene.until(began.is_set)
+        await follower.stop()
+        assert a.of(LogRewound) == [] and a.reopened == 0
+        follower.start()
+        await scene.until(streaming(a))
+        await same(scene, b, a)
+        assert len(a.of(LogRewound)) == 1 and ("DIVERGED", "RESTORING") not in steps(a)
 
 
 async def test_a_disk_that_fails_at_the_base_ends_with_a_copy() -> None:
@@ -219,32 +264,31 @@ async def test_power_lost_at_any_step_leaves_the_old_store_or_the_one_gone_back_
         a.close()
         disk = a.node.disk
 
-    def tables_of(fs: object, paths: DataPaths) -> TwinTables:
-        return TWIN.open_tables(Environment(fs=fs), paths, scene_tables)  # type: ignore[arg-type,return-value]
-
     scene_tables = a.tables
 
+    def floor_of(fs: object, listener: Listener = ignore) -> FollowerFloor:
+        return FollowerFloor(Environment(fs=fs), PATHS, TWIN, scene_tables, listener)  # type: ignore[arg-type]
+
+    def ends_at(fs: object) -> Position | None:
+        with contextlib.closing(floor_of(fs).open_tables(PATHS)) as tables:
+            return tables_position(PATHS, tables)
+
     def run(recording: RecordingFileSystem[MemoryFileSystem]) -> None:
-        fs = recording
-        rewind(
-            Environment(fs=fs),  # type: ignore[arg-type]
-            *(PATHS, common, flushed, lambda event: recording.mark(type(event).__name__)),
-            lambda paths: tables_of(fs, paths),
-        )
+        went_back(floor_of(recording, lambda event: recording.mark(type(event).__name__)), common, flushed)
 
     seen = {"old": 0, "base": 0}
     for point in record_crash_points(disk, run):  # type: ignore[arg-type]
         for state in sampled_states(point.disk, random.Random(1), 8):
             fs = state.disk
             finish_swap(Environment(fs=fs), PATHS)  # type: ignore[arg-type]
-            at = tables_position(PATHS, tables_of(fs, PATHS))
+            at = ends_at(fs)
             assert at in (flushed, left), str(state)
             seen["old" if at == flushed else "base"] += 1
             if point.marks(LogRewound.__name__):
                 assert at == left, "it was told"
-            done = rewind(Environment(fs=fs), PATHS, common, at, open_tables=lambda paths, fs=fs: tables_of(fs, paths))  # type: ignore
+            done = went_back(floor_of(fs), common, at)
             assert not done.needs_copy, "the base is still there"
-            assert tables_position(PATHS, tables_of(fs, PATHS)) == left
+            assert ends_at(fs) == left
     assert all(seen.values()), seen
 
 

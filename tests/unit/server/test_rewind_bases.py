@@ -138,7 +138,8 @@ async def test_the_log_that_is_held_is_bounded_also_where_a_follower_is_away_for
     for _ in range(MOST_LOG):
         keeper.write(1.0)
         await keeper.tick(held_by_all=first)
-    assert keeper.kept[0] == second and keeper.held == second + 1
+    await keeper.tick(held_by_all=first)
+    assert keeper.kept and keeper.kept[0] >= second and keeper.held == keeper.kept[0] + 1
 
 
 async def test_the_log_that_is_held_is_bounded_also_where_nothing_is_heard_of_the_others(keeper: Keeper) -> None:
@@ -146,7 +147,8 @@ async def test_the_log_that_is_held_is_bounded_also_where_nothing_is_heard_of_th
         keeper.write(1.0)
         await keeper.tick(held_by_all=0)
         assert keeper.log_bytes <= (MOST_LOG + 3) * EVERY_BYTES
-    assert len(keeper.kept) in (1, 2)
+    await keeper.tick(held_by_all=0)
+    assert len(keeper.kept) == 1, "of what is newest"
 
 
 async def test_a_disk_that_is_nearly_full_has_them_go(keeper: Keeper) -> None:
@@ -160,7 +162,7 @@ async def test_a_disk_that_is_nearly_full_has_them_go(keeper: Keeper) -> None:
     assert keeper.kept == [] and keeper.held is None
 
 
-async def test_one_that_cannot_be_removed_is_tried_again_and_its_log_is_held_until_then(keeper: Keeper) -> None:
+async def test_one_that_cannot_be_removed_is_tried_again(keeper: Keeper) -> None:
     first = keeper.write()
     await keeper.tick()
     await keeper.tick()
@@ -171,7 +173,7 @@ async def test_one_that_cannot_be_removed_is_tried_again_and_its_log_is_held_unt
     disk.remove = lambda path: (_ for _ in ()).throw(os_error(errno.EIO))  # type: ignore[method-assign,assignment]
     await keeper.tick(held_by_all=second)
     disk.remove = remove  # type: ignore[method-assign]
-    assert keeper.kept == [first, second] and keeper.held == first + 1
+    assert keeper.kept == [first, second] and keeper.held == second + 1, "what is of no use holds nothing"
     await keeper.tick(held_by_all=second)
     assert keeper.kept == [first, second], "it rests"
     keeper.clock.advance_ms(1000 * REST_S + 1)
@@ -188,6 +190,11 @@ async def test_a_folder_that_cannot_be_read_keeps_nobody_from_serving(keeper: Ke
     keeper.begin()
     assert keeper.bases.newest_revision == 0
     assert isinstance(keeper.events[-1], RewindBaseFailed)
+    del disk.list_dir
+    keeper.clock.advance_ms(1000 * REST_S + 1)
+    await keeper.tick()
+    await keeper.tick()
+    assert keeper.kept == [keeper.bases.newest_revision], "it is found later, and not removed as a stranger"
 
 
 async def test_a_disk_that_refuses_is_told_of_once_and_asked_again_after_a_rest(keeper: Keeper) -> None:
@@ -206,7 +213,7 @@ async def test_a_disk_that_refuses_is_told_of_once_and_asked_again_after_a_rest(
         await keeper.tick()
         keeper.clock.advance_ms(1000 * REST_S + 1)
     broken = False
-    assert keeper.kept == []
+    assert keeper.kept == [] and keeper.held is None, "nothing is held for one that is not there"
     await keeper.tick()
     assert keeper.kept == [revision]
     assert [type(event) for event in keeper.events] == [RewindBaseFailed, RewindBaseKept]
