@@ -11,6 +11,7 @@ from integration.members import MemberNode, Members, members
 from integration.serving import until
 from kvserver.base.errors import NotServing
 from kvserver.engine.rewind_base import HOLD
+from kvserver.server.register_watch import RegisterWatch
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -77,7 +78,9 @@ async def test_a_follower_believes_only_whom_it_follows(tmp_path: Path, monkeypa
         await until(lambda: held_by_all(nodes["b"]) == 0, 20)
 
 
-async def test_a_primary_that_starts_holds_the_log_behind_its_base_before_the_archive_lets_it_go(tmp_path: Path) -> None:
+async def test_a_primary_that_starts_holds_the_log_behind_its_base_before_the_archive_lets_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = ("--archive", (tmp_path / "archive").as_uri(), "--ballast-mb", "0")
     async with members(tmp_path, "a", flags=archive) as nodes:
         node = nodes["a"]
@@ -89,6 +92,13 @@ async def test_a_primary_that_starts_holds_the_log_behind_its_base_before_the_ar
         await node.database.flush()
         await until(lambda: node.database.marks.archived >= node.database.log_end().position.revision, 20)
         assert held_from(node) == first + 1
+        look = RegisterWatch.look
+
+        async def slow_look(watch: RegisterWatch) -> None:
+            await asyncio.sleep(0.5)
+            await look(watch)
+
+        monkeypatch.setattr(RegisterWatch, "look", slow_look)
         for _ in range(2):
             await node.stop()
             await node.start()
