@@ -245,7 +245,7 @@ def test_check_config_prints_what_is_in_force_and_serves_nothing(tmp_path: Path)
         'listen = "127.0.0.1:0"  # flag',
         "segment-mb = 128  # environment",
         "memtable-mb = 32  # file",
-        "block-cache-mb = 128  # default",
+        "block-cache-mb = 384  # default",
     } <= set(server.lines)
     (warning,) = server.errors
     assert warning.endswith("KVSERVER_HISTORY has no effect; did you mean KVSERVER_HISTORY_S?")
