@@ -83,7 +83,11 @@ def prepare(floor: FollowerFloor, common: Position, still_wanted: Callable[[], b
         return None
     path = paths.segment(cut.segment)
     cluster_id = SegmentReader(path, read_file(fs, path)).header.cluster_id
-    return tables_at(floor, _usable_bases(floor.env, paths, common), common, cluster_id, still_wanted)
+    try:
+        bases = _usable_bases(floor.env, paths, common)
+    except OSError:  # a copy of the store will do
+        return None
+    return tables_at(floor, bases, common, cluster_id, still_wanted)
 
 
 async def prepare_beside(floor: FollowerFloor, database: Database | None, common: Position) -> Base | None:
@@ -137,7 +141,7 @@ def rewind(
         behind = [name for name in names if cut is None or name >= cut.segment]
         kept_in = _keep(fs, paths, behind, common, end, listener)
     failpoints.hit("rewind.after_kept")
-    with suppress(OSError):  # one that stays proves nothing, and leads nowhere
+    with suppress(OSError):  # one that stays proves nothing, and leads nowhere; where none can be listed, none is removed
         clear_bases(env, paths, _usable_bases(env, paths, common))
     base = None
     if is_beyond(flushed, common):
@@ -153,11 +157,8 @@ def rewind(
 
 
 def _usable_bases(env: Environment, paths: DataPaths, common: Position) -> list[Base]:
-    """Return the bases that hold nothing beyond a position, oldest first; none where the disk does not say."""
-    try:
-        return [base for base in find_bases(env, paths) if not is_beyond(base.origin.position, common)]
-    except OSError:
-        return []
+    """Return the bases that hold nothing beyond a position, oldest first. Raises OSError."""
+    return [base for base in find_bases(env, paths) if not is_beyond(base.origin.position, common)]
 
 
 def is_beyond(flushed: Position | None, common: Position) -> bool:

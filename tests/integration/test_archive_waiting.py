@@ -74,8 +74,9 @@ async def test_a_node_that_stops_before_it_has_heard_from_the_archive_archives_w
     async with node_on(tmp_path) as node:
         async with AsyncClient(str(node.app.listen)) as kv:
             written, cluster_id = (await kv.put(b"k", b"v")).revision, (await kv.status()).cluster_id
+        part = node.part
         stopping = asyncio.ensure_future(node.app.stop())
-        await asyncio.sleep(0.1)
+        await until(part._stopping.is_set)
         assert not stopping.done()
         answers.set()
         await stopping

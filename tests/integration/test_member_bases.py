@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from integration.members import MemberNode, Members, members
 from integration.serving import until
 from kvserver.base.errors import NotServing
 from kvserver.engine.rewind_base import HOLD
-from kvserver.server.register_watch import RegisterWatch
+from kvserver.server.life import Life
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,7 +41,8 @@ async def test_every_node_hears_what_all_have_and_keeps_a_base_of_no_more(tmp_pa
         await nodes["c"].stop()
         newer = await nodes["a"].put(b"k")
         await nodes.until_equal("a", "b")
-        await asyncio.sleep(2.2)  # two ticks, on both
+        for name in ("a", "b"):
+            nodes[name].member.tick()
         assert (held_by_all(nodes["a"]), held_by_all(nodes["b"])) == (revision, revision), "c may come back"
         await kept(nodes, "a", "b")
         assert nodes["a"].member.parts.newest_base == newer
@@ -55,7 +55,9 @@ async def test_a_member_that_never_followed_has_nothing(tmp_path: Path) -> None:
     async with members(tmp_path, "a", "b", flags=flags) as nodes:
         await nodes.until_streaming("b")
         await nodes["a"].put(b"k")
-        await asyncio.sleep(2.2)
+        await nodes.until_equal("a", "b")
+        for name in ("a", "b"):
+            nodes[name].member.tick()
         assert (held_by_all(nodes["a"]), held_by_all(nodes["b"])) == (0, 0)
 
 
@@ -92,17 +94,18 @@ async def test_a_primary_that_starts_holds_the_log_behind_its_base_before_the_ar
         await node.database.flush()
         await until(lambda: node.database.marks.archived >= node.database.log_end().position.revision, 20)
         assert held_from(node) == first + 1
-        look = RegisterWatch.look
+        held_then: list[int | None] = []
+        start_archive = Life.start_archive
 
-        async def slow_look(watch: RegisterWatch) -> None:
-            await asyncio.sleep(0.5)
-            await look(watch)
+        async def noted(life: Life) -> None:
+            held_then.append(life.database._holds.list().get(HOLD))
+            await start_archive(life)
 
-        monkeypatch.setattr(RegisterWatch, "look", slow_look)
+        monkeypatch.setattr(Life, "start_archive", noted)
         for _ in range(2):
             await node.stop()
             await node.start()
-            assert held_from(node) == first + 1
             await until(lambda: node.database.marks.archived >= first + 3, 20)
-            await asyncio.sleep(1.2)
+            node.database.tick()
             assert node.database.tail().oldest_revision() <= first + 1, "it is there to go back by"
+        assert held_then == [first + 1] * 2

@@ -14,6 +14,7 @@ import pytest
 from kvserver.base.environment import Environment
 from kvserver.base.events import Event, Listener, ignore
 from kvserver.base.fs import write_new_file
+from kvserver.base.paths import DataPaths
 from kvserver.base.replication_events import LogRewound, RewindBaseFailed, StateChanged, SuffixLost
 from kvserver.base.types import Epoch, Position, Role
 from kvserver.commit.ticket import answered
@@ -233,6 +234,24 @@ async def test_damaged_bases_are_passed_over_and_without_another_one_a_copy_is_f
         assert find_bases(a.env, PATHS) == [], "with the copy another history begins"
         copied = log_end(b).position.revision
         assert a.lost == ([UNKNOWN_LOST] if end > copied else []), "a copy may lack what the node has acknowledged"
+
+
+async def test_where_the_bases_cannot_be_listed_the_log_is_cut_all_the_same_and_none_is_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with FollowScene() as scene:
+        a, b = await parted(scene)
+        common, bases = branch(b), find_bases(a.env, PATHS)
+        a.close()
+
+        def fails(env: Environment, paths: DataPaths) -> list[Base]:
+            raise os_error(errno.EIO)
+
+        monkeypatch.setattr("kvserver.replication.rewind.find_bases", fails)
+        floor = FollowerFloor(a.env, PATHS, TWIN, a.tables)
+        assert prepare(floor, common, lambda: True) is None
+        assert not rewind(a.env, PATHS, common, None).needs_copy
+        assert find_bases(a.env, PATHS) == bases != []
 
 
 async def test_a_copy_of_the_store_removes_the_bases_of_what_was_there() -> None:
