@@ -18,7 +18,6 @@ own brake does not see what is ingested.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,15 +33,12 @@ from kvserver.commit.refusals import flush_failed, log_failed
 from kvserver.commit.replay import ReplayPipeline
 from kvserver.commit.ticket import Ticket, answered, complete_all
 from kvserver.engine.obsolete_files import FLUSH, Holds, SegmentDeleter
+from kvserver.engine.shedding import Shedder
 from kvserver.engine.table_access import TablesBeside
 from kvserver.engine.worker import Post, Worker
 from kvserver.storage.flush_job import FlushBuilder, FlushJob, FlushOutcome
-from kvserver.storage.memtable import Memtable
 from kvserver.storage.rows import Statistics
 from kvserver.storage.tables import TableFigures, Tables
-
-SHED_VERSIONS = 4_000
-"""Versions of a memtable that is let go, in one turn of the event loop: about half a millisecond."""
 
 MERGE_POLL_S = 0.05
 
@@ -80,7 +76,7 @@ class Flusher:
         self._is_busy = False
         self._retry_at_s = 0.0
         self._waiting: list[tuple[int, Ticket[int]]] = []
-        self._shedding: deque[Memtable] = deque()
+        self._shedder = Shedder(floor.post)
         self._closing = False
         self._merged = threading.Condition()
         self.statistics: dict[int, Statistics] = {}
@@ -144,7 +140,7 @@ class Flusher:
         if not self.flushes and not self._cleared:  # what a crash kept from being removed after its ingest
             self._cleared = True
             self._floor.worker.run(self._floor.deleter.delete_obsolete, _nobody)
-        self._release()
+        self._shedder.add(self._view.unneeded())
         self.consider()
         self._floor.beside.run(self._floor.tables.figures, self._set_figures)
 
@@ -274,7 +270,7 @@ class Flusher:
         floor.holds.set(FLUSH, revision + 1)
         floor.worker.run(floor.deleter.delete_obsolete, _nobody)
         failpoints.hit("engine.flush.after_release")
-        self._release()
+        self._shedder.add(self._view.unneeded())
         floor.beside.run(floor.tables.figures, lambda figures: self._answer(revision, figures))
         self._begin()
         self._pipeline.admit_waiting()
@@ -288,19 +284,6 @@ class Flusher:
         for ticket in reached:
             ticket.decide(revision)
         complete_all(reached)
-
-    def _release(self) -> None:
-        """Let go of the flushed memtables that nobody needs any more, in slices."""
-        idle = not self._shedding
-        self._shedding.extend(self._view.unneeded())
-        if idle and self._shedding:
-            self._floor.post(self._shed)
-
-    def _shed(self) -> None:
-        if not self._shedding[0].shed(SHED_VERSIONS):
-            self._shedding.popleft()
-        if self._shedding:
-            self._floor.post(self._shed)
 
 
 def _nobody(result: object) -> None:

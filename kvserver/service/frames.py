@@ -46,7 +46,8 @@ class PendingFrame:
     def _one_done(self) -> None:
         self._missing -= 1
         if not self._missing and self._callback is not None:
-            self._callback()
+            callback, self._callback = self._callback, None  # it holds this frame: each would keep the other, and all keys, alive
+            callback()
 
     def response(self) -> kv_pb2.PipelineResponse:
         """Return the answer. Only when it may be told."""

@@ -134,7 +134,7 @@ class Memtable:
                 if chain is not None:
                     chain = chain[4]
                 elif chains:
-                    chain = chains.popitem()[1]
+                    chain = chains.popitem()[1][4]
                 else:
                     bases.popitem()
             self._shed_chain = chain

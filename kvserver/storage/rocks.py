@@ -45,6 +45,7 @@ from kvserver.storage.gate import Gate
 from kvserver.storage.rocks_errors import FailureWatch, error_of, last_failure, missing_current, opening_error_of
 from kvserver.storage.sst_check import check_table, check_tables
 from kvserver.storage.tables import Row, TableFigures, TablesClosed
+from kvserver.storage.write_behind import WriteBehind
 
 _LEVELS = 7
 _NEVER = 1 << 30
@@ -97,8 +98,6 @@ def _options(cache: Cache | None, max_open_files: int, merge_at_files: int = 6) 
     # Level 0 is merged by its size too, as RocksDB has it: it has to fit the number of files.
     options.set_max_bytes_for_level_base(512 * MIB * merge_at_files // 6)
     options.set_target_file_size_base(32 * MIB)
-    # A merge hands its output to the disk as it goes, so that the log's syncs never wait for a heap of it.
-    options.set_bytes_per_sync(1 * MIB)
     # Admission is the engine's. A range deletion that RocksDB held back would hold the interpreter's lock while it waits.
     options.set_level_zero_slowdown_writes_trigger(_NEVER)
     options.set_level_zero_stop_writes_trigger(_NEVER)
@@ -149,9 +148,9 @@ class RocksReader:
 class RocksTables(RocksReader):
     """The tables of a folder, open for writing. Safe for several threads: what changes the set of tables goes one at a time.
 
-    Reads and ``compact`` run beside it. After a full disk RocksDB refuses to
-    change anything with the same error until some five seconds after space has returned, by itself; reads go on throughout.
-    After any other error of the disk it may refuse until the tables are opened again.
+    Reads and ``compact`` run beside it. After a full disk RocksDB refuses to change anything with the same error until some five
+    seconds after space has returned, by itself; reads go on throughout. After any other error of the disk it may refuse until the
+    tables are opened again.
     """
 
     def __init__(self, path: Path, database: Rdict) -> None:
@@ -163,6 +162,7 @@ class RocksTables(RocksReader):
         self._without_log.disable_wal = True  # type: ignore[method-assign,assignment]
         self._moving = IngestExternalFileOptions()
         self._moving.set_move_files(True)
+        self._write_behind = WriteBehind(path, _FILES).start()
 
     @classmethod
     def open(cls, path: Path, block_cache_bytes: int, merge_at_files: int = 6) -> RocksTables:
@@ -262,6 +262,7 @@ class RocksTables(RocksReader):
     def close(self) -> None:
         """Let go of the files, once no call is under way any more; a ``compact`` under way is ended first."""
         if self._gate.shut():
+            self._write_behind.close()
             self._database.cancel_all_background(False)
             self._gate.wait_until_empty()
             # It flushes first and is told that a shutdown is in progress. Nothing is in memory that is not in a file.
@@ -328,8 +329,7 @@ def open_reader(path: Path, block_cache_bytes: int) -> RocksReader:
     All files are opened at once, so that those merged away meanwhile stay readable. Raises Corruption, OSError.
     """
     options = _options(_cache(block_cache_bytes), max_open_files=-1)
-    pause = threading.Condition()
-    attempt = 1
+    pause, attempt = threading.Condition(), 1
     while True:
         if not _FILES.exists(path / "CURRENT"):
             raise missing_current(path, _FILES.list_dir(path))

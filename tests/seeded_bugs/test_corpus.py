@@ -15,6 +15,7 @@ from seeded_bugs.archiver_corpus import ARCHIVER_CORPUS
 from seeded_bugs.base_corpus import BASE_CORPUS
 from seeded_bugs.corpus import CORPUS, SeededBug
 from seeded_bugs.follower_corpus import FOLLOWER_CORPUS
+from seeded_bugs.pauses_corpus import PAUSES_CORPUS
 from seeded_bugs.promotion_corpus import PROMOTION_CORPUS
 from seeded_bugs.quorum_corpus import QUORUM_CORPUS
 from seeded_bugs.replication_corpus import REPLICATION_CORPUS
@@ -25,7 +26,7 @@ from seeded_bugs.shipping_corpus import SHIPPING_CORPUS
 EVERY = (
     *(*CORPUS, *ARCHIVE_CORPUS, *ARCHIVER_CORPUS, *RESTORE_CORPUS),
     *(*QUORUM_CORPUS, *REPLICATION_CORPUS, *SHIPPING_CORPUS, *PROMOTION_CORPUS, *FOLLOWER_CORPUS, *SERVER_CORPUS),
-    *BASE_CORPUS,
+    *(*BASE_CORPUS, *PAUSES_CORPUS),
 )
 ROOT = Path(__file__).resolve().parents[2]
 OFTEN = {Path(bug.file).parent: bug for bug in reversed(EVERY)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kvserver.base import failpoints
 from kvserver.base.limits import MAX_FRAME_OPERATIONS, MAX_KEY_BYTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 from kvserver.base.options import PipelineOptions, TableOptions
 from kvserver.commit.requests import Put
+from kvserver.service.frames import PendingFrame
 from kvserver.storage.flush_job import FlushFailed, FlushJob, FlushOutcome
 from support.memfs import MemoryFileSystem
 from support.stores import TWIN, flush, open_store, peek, settle
@@ -237,6 +239,33 @@ def test_the_largest_answers_fit_a_message(frames: Frames) -> None:
 
 
 # -- when the log fails -----------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_was_answered_keeps_nothing_alive(frames: Frames) -> None:
+    """Its keys and values, say: they would be there until the collector looks, thousands of frames later."""
+    keys = [b"%d" % number for number in range(10)]
+    frames.puts(1, keys)
+    frames.deletes(2, *keys)
+    frames.gets(3, *keys)
+    frames.mixed(4, put(b"a"), get(b"b"))
+    frames.puts(5, keys)
+    settle(frames.database)
+    frames.answers.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        frames.puts(6, keys)
+        frames.deletes(7, *keys)
+        frames.gets(8, *keys)
+        frames.mixed(9, put(b"a"), get(b"b"))
+        frames.puts(10, keys)
+        settle(frames.database)
+        assert len(frames.answers) == 5
+        frames.answers.clear()
+        kept = [one for one in gc.get_objects() if isinstance(one, PendingFrame)]
+        assert not kept
+    finally:
+        gc.enable()
 
 
 def _fail() -> None:

@@ -104,6 +104,20 @@ def test_space_is_kept_ahead_of_the_writer_up_to_the_segments_size() -> None:
     assert len(read_file(keeper.disk, following)) == SMALL.segment_bytes, "the next one is filled while this one fills up"
 
 
+def test_the_next_segment_is_filled_in_step_with_the_writer() -> None:
+    keeper = Keeper()
+    taken = keeper.space.take_next()
+    filled = []
+    for offset in range(SMALL.segment_bytes // 2, SMALL.segment_bytes - SMALL.ahead_bytes // 2, 1000):
+        keeper.space.advance(offset)
+        keeper.settle()
+        (following,) = set(keeper.prepared()) - {taken.path}
+        filled.append(len(read_file(keeper.disk, following)))
+        wanted = SMALL.ahead_bytes + 2 * (offset - SMALL.segment_bytes // 2)
+        assert wanted <= filled[-1] < wanted + SMALL.fill_step_bytes
+    assert len(set(filled)) > 5, "piece by piece, not at once"
+
+
 def test_a_segment_that_is_no_multiple_of_a_step_is_filled_to_its_end() -> None:
     keeper = Keeper()
     keeper.space = LogSpace(keeper.fs, PATHS, dataclasses.replace(SMALL, segment_bytes=50_001))

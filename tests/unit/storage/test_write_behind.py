@@ -1,0 +1,128 @@
+"""What a merge writes is handed to the disk while it grows."""
+
+from __future__ import annotations
+
+import errno
+import random
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kvserver.base.fs import OsFileSystem
+from kvserver.base.limits import MIB
+from kvserver.storage import rocks
+from kvserver.storage.rocks import RocksTables
+from kvserver.storage.write_behind import GIVEN_UP_LOOKS, STEP_BYTES, WriteBehind
+
+PATIENCE_S = 30.0
+
+
+class Watched(OsFileSystem):
+    """Notes what is handed over, by file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges: list[tuple[str, int, int]] = []
+        self.some = threading.Event()
+        self.full = False
+
+    def write_soon(self, path: Path, offset: int, length: int) -> None:
+        if self.full:
+            raise OSError(errno.EMFILE, "too many open files")
+        self.ranges.append((path.name, offset, length))
+        self.some.set()
+
+
+def grow(path: Path, size: int) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(size))
+
+
+@pytest.fixture
+def disk() -> Watched:
+    return Watched()
+
+
+def test_what_was_added_to_a_new_file_is_handed_over_once(tmp_path: Path, disk: Watched) -> None:
+    grow(tmp_path / "1.sst", 5 * STEP_BYTES)
+    behind = WriteBehind(tmp_path, disk)
+    assert behind.step() == 0, "it was there before: it is complete"
+    grow(tmp_path / "2.sst", 2 * STEP_BYTES)
+    assert behind.step() == 2 * STEP_BYTES
+    assert behind.step() == 0
+    grow(tmp_path / "2.sst", STEP_BYTES)
+    grow(tmp_path / "1.sst", STEP_BYTES)
+    assert behind.step() == STEP_BYTES
+    assert disk.ranges == [("2.sst", 0, 2 * STEP_BYTES), ("2.sst", 2 * STEP_BYTES, STEP_BYTES)]
+
+
+def test_little_waits_for_more_and_other_files_are_none_of_its_business(tmp_path: Path, disk: Watched) -> None:
+    behind = WriteBehind(tmp_path, disk)
+    grow(tmp_path / "1.sst", STEP_BYTES - 1)
+    grow(tmp_path / "MANIFEST-1", 2 * STEP_BYTES)
+    assert behind.step() == 0
+    grow(tmp_path / "1.sst", 1)
+    assert behind.step() == STEP_BYTES
+
+
+def test_a_file_that_goes_or_stays_as_it_is_is_forgotten(tmp_path: Path, disk: Watched) -> None:
+    behind = WriteBehind(tmp_path, disk)
+    grow(tmp_path / "1.sst", STEP_BYTES)
+    grow(tmp_path / "2.sst", STEP_BYTES)
+    assert behind.step() == 2 * STEP_BYTES
+    (tmp_path / "1.sst").unlink()
+    for _ in range(GIVEN_UP_LOOKS):
+        behind.step()
+    grow(tmp_path / "2.sst", STEP_BYTES)
+    assert behind.step() == 0
+    assert not behind._growing
+
+
+def test_what_cannot_be_handed_over_is_handed_over_later(tmp_path: Path, disk: Watched) -> None:
+    behind = WriteBehind(tmp_path, disk)
+    grow(tmp_path / "1.sst", STEP_BYTES)
+    disk.full = True
+    assert behind.step() == 0
+    disk.full = False
+    assert behind.step() == STEP_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux'")
+def test_the_system_takes_it(tmp_path: Path) -> None:
+    grow(tmp_path / "1.sst", STEP_BYTES)
+    disk = OsFileSystem()
+    disk.write_soon(tmp_path / "1.sst", 0, STEP_BYTES)
+    with pytest.raises(OSError, match=r"1\.sst"):
+        disk.write_soon(tmp_path / "1.sst", -1, STEP_BYTES)
+    with pytest.raises(FileNotFoundError):
+        disk.write_soon(tmp_path / "2.sst", 0, STEP_BYTES)
+
+
+def test_a_thread_looks_until_it_is_closed(tmp_path: Path, disk: Watched) -> None:
+    behind = WriteBehind(tmp_path, disk)
+    behind.start()
+    grow(tmp_path / "1.sst", STEP_BYTES)
+    assert disk.some.wait(PATIENCE_S)
+    behind.close()
+    behind.close()
+
+
+def test_a_merge_of_the_tables_is_handed_over(tmp_path: Path, disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rocks, "_FILES", disk)
+    tables = RocksTables.open(tmp_path / "tables", MIB)
+    noise = random.Random(1)
+    for number in range(2):
+        writer = tables.new_table(tmp_path / f"{number}.sst")
+        for key in range(4_000):
+            writer.put(b"%08d" % key, noise.randbytes(1024))
+        writer.finish()
+        tables.ingest(tmp_path / f"{number}.sst")
+    begun = {name for name, _, _ in disk.ranges}
+    disk.some.clear()
+    tables.compact(b"0", b"9")
+    assert disk.some.wait(PATIENCE_S)
+    tables.close()
+    assert {name for name, _, _ in disk.ranges} - begun
+    assert not [thread for thread in threading.enumerate() if thread.name == "tables-write-behind"]
