@@ -295,9 +295,10 @@ class OsFileSystem:
         return found.f_bavail * found.f_frsize
 
     def write_soon(self, path: Path, offset: int, length: int) -> None:
-        """Have the kernel begin to write so many bytes of a file to the disk, and wait for nothing; proves nothing.
+        """Have the kernel begin to write so many bytes of a file to the disk; proves nothing.
 
-        Raises OSError. Nothing happens where the system has no sync_file_range.
+        Does not wait for the writing, though it may for room in the disk's queue. Raises OSError. Nothing happens where the
+        system has no sync_file_range.
         """
         if _sync_file_range is None:
             return

@@ -76,7 +76,7 @@ class Flusher:
         self._is_busy = False
         self._retry_at_s = 0.0
         self._waiting: list[tuple[int, Ticket[int]]] = []
-        self._shedder = Shedder(floor.post)
+        self._shedder = Shedder(floor.post, floor.env.clock)
         self._closing = False
         self._merged = threading.Condition()
         self.statistics: dict[int, Statistics] = {}

@@ -162,7 +162,7 @@ class RocksTables(RocksReader):
         self._without_log.disable_wal = True  # type: ignore[method-assign,assignment]
         self._moving = IngestExternalFileOptions()
         self._moving.set_move_files(True)
-        self._write_behind = WriteBehind(path, _FILES).start()
+        self._write_behind = WriteBehind(path, _FILES, self._live_files()).start()
 
     @classmethod
     def open(cls, path: Path, block_cache_bytes: int, merge_at_files: int = 6) -> RocksTables:
@@ -262,12 +262,12 @@ class RocksTables(RocksReader):
     def close(self) -> None:
         """Let go of the files, once no call is under way any more; a ``compact`` under way is ended first."""
         if self._gate.shut():
-            self._write_behind.close()
             self._database.cancel_all_background(False)
             self._gate.wait_until_empty()
             # It flushes first and is told that a shutdown is in progress. Nothing is in memory that is not in a file.
             with contextlib.suppress(Exception):
                 self._database.close()
+            self._write_behind.close()
         self._gate.wait_until_empty()
 
 

@@ -2,32 +2,36 @@
 
 RocksDB has an option for that (``bytes_per_sync``), but the binding is built without the system call behind it. A merge's
 output then stays in the page cache until the file is complete and synced, 32 MiB at once; a sync of the log beside it took 22 ms
-instead of 0.3. So a thread looks at the folder, and has the kernel begin to write whatever was added to a new file. That waits
-for nothing and proves nothing: durable is what RocksDB synced, as before.
+instead of 0.3. So a thread looks at the folder, and has the kernel begin to write whatever was added to a new file. That proves
+nothing: durable is what RocksDB synced, as before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, Self
 
-from kvserver.base.clock import Clock, SystemClock
+from kvserver.base.clock import SystemClock
 from kvserver.base.fs import NameInfo
-from kvserver.base.limits import MIB
+from kvserver.base.limits import KIB, MIB
 
 STEP_BYTES = 1 * MIB
-"""Handed over at once, at least; RocksDB writes files in pieces of this size."""
+"""Less than this is not worth a call; RocksDB writes files in pieces of this size."""
+
+PAGE_BYTES = 4 * KIB
+"""What is handed over ends with a page: one that is half full would be written twice."""
 
 LOOK_S = 0.1
-"""Between two looks while no file grows."""
+"""Between two looks at the folder. Listing it takes the interpreter's lock once for every name."""
 
 GROWING_LOOK_S = 0.02
-"""Between two looks while one does: at 70 MB/s, which a merge comes to, 1.4 MB are added meanwhile."""
+"""Between two looks at a file that grows: at 70 MB/s, which a merge comes to, 1.4 MB are added meanwhile."""
 
 GIVEN_UP_LOOKS = 100
-"""A file that has not grown for so many looks is complete, or as good."""
+"""A file that has not grown for so many looks, ten seconds, is complete, or as good."""
 
 
 class Disk(Protocol):
@@ -46,10 +50,11 @@ class Disk(Protocol):
 class _Growing:
     """A file that is being written."""
 
-    __slots__ = ("handed_bytes", "still")
+    __slots__ = ("handed_bytes", "length_bytes", "still")
 
     def __init__(self) -> None:
         self.handed_bytes = 0
+        self.length_bytes = 0
         self.still = 0
         """For how many looks it has not grown."""
 
@@ -57,20 +62,23 @@ class _Growing:
 class WriteBehind:
     """Watches one folder. ``step`` is one look; ``start`` has a thread look until ``close``."""
 
-    def __init__(self, folder: Path, disk: Disk, clock: Clock | None = None) -> None:
+    def __init__(self, folder: Path, disk: Disk, complete: Iterable[str]) -> None:
+        """``complete``: the files there that nobody writes any more."""
         self._folder = folder
         self._disk = disk
-        self._clock = clock or SystemClock()
-        self._known = self._names()
+        self._clock = SystemClock()
+        self._known = set(complete)
         self._growing: dict[str, _Growing] = {}
         self._pause = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> Self:
-        """Begin to look on a thread; return itself."""
-        self._thread = threading.Thread(target=self._run, name="tables-write-behind", daemon=True)
-        self._thread.start()
+        """Begin to look on a thread, if one is to be had; return itself."""
+        thread = threading.Thread(target=self._run, name="tables-write-behind", daemon=True)
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
         return self
 
     def close(self) -> None:
@@ -83,25 +91,24 @@ class WriteBehind:
             self._thread = None
 
     def step(self) -> int:
-        """Hand over what was added to the files that came since the last look; return how many bytes that was. Raises OSError."""
-        names = self._names()
+        """Look at the folder, and at the files that grow; return how many bytes were handed over. Raises OSError."""
+        names = {name for name in self._disk.list_dir(self._folder) if name.endswith(".sst")}
         self._growing.update((name, _Growing()) for name in names - self._known)
         self._known = names
-        handed = 0
-        for name, file in list(self._growing.items()):
-            added = self._hand_over(self._folder / name, file)
-            handed += added
-            file.still = 0 if added else file.still + 1
-            if file.still >= GIVEN_UP_LOOKS:
-                del self._growing[name]
-        return handed
+        return self.step_growing()
 
-    def _names(self) -> set[str]:
-        return {name for name in self._disk.list_dir(self._folder) if name.endswith(".sst")}
+    def step_growing(self) -> int:
+        """Hand over what was added to the files that grow; return how many bytes that was."""
+        handed = sum(self._hand_over(self._folder / name, file) for name, file in self._growing.items())
+        self._growing = {name: file for name, file in self._growing.items() if file.still < GIVEN_UP_LOOKS}
+        return handed
 
     def _hand_over(self, path: Path, file: _Growing) -> int:
         found = self._disk.info(path)
-        added = found.length_bytes - file.handed_bytes if found is not None else 0
+        length = found.length_bytes if found is not None else file.length_bytes
+        file.still = 0 if length != file.length_bytes else file.still + 1
+        file.length_bytes = length
+        added = length - length % PAGE_BYTES - file.handed_bytes
         if added < STEP_BYTES:
             return 0
         try:
@@ -112,11 +119,15 @@ class WriteBehind:
         return added
 
     def _run(self) -> None:
-        while True:
-            with self._pause:
-                if not self._closing:
-                    self._clock.wait(self._pause, GROWING_LOOK_S if self._growing else LOOK_S)
-                if self._closing:
-                    return
+        grows, looks = False, 0
+        while self._paused(GROWING_LOOK_S if grows else LOOK_S):
+            looks += 1
             with contextlib.suppress(OSError):
-                self.step()
+                grows = bool(self.step_growing() if grows and looks % round(LOOK_S / GROWING_LOOK_S) else self.step())
+
+    def _paused(self, seconds: float) -> bool:
+        """Wait for so long; say whether there is to be another look."""
+        with self._pause:
+            if not self._closing:
+                self._clock.wait(self._pause, seconds)
+            return not self._closing

@@ -15,14 +15,14 @@ PAUSES_CORPUS = (
     SeededBug(
         "merge_left_to_the_end",
         "kvserver/storage/rocks.py",
-        (("WriteBehind(path, _FILES).start()", "WriteBehind(path, _FILES)"),),
+        (("self._live_files()).start()", "self._live_files())"),),
         ("tests/unit/storage/test_write_behind.py",),
         "32 MiB are written in one go, and a sync of the log beside it takes 22 ms",
     ),
     SeededBug(
         "complete_tables_handed_over",
         "kvserver/storage/write_behind.py",
-        (("        self._known = self._names()\n", "        self._known = set()\n"),),
+        (("        self._known = set(complete)\n", "        self._known = set()\n"),),
         ("tests/unit/storage/test_write_behind.py",),
         "every start asks for all tables to be written that long have been",
     ),
@@ -36,14 +36,14 @@ PAUSES_CORPUS = (
     SeededBug(
         "memory_let_go_too_slowly",
         "kvserver/engine/shedding.py",
-        (("shed(VERSIONS * len(self._memtables))", "shed(VERSIONS)"),),
+        (("shed(min(VERSIONS * max(1, pauses), MOST_VERSIONS))", "shed(VERSIONS)"),),
         ("tests/unit/engine/test_shedding.py",),
         "the fastest writers fill memory faster than it is let go",
     ),
     SeededBug(
         "young_objects_not_looked_at",
         "kvserver/engine/shedding.py",
-        (("        gc.collect(0)\n", ""),),
+        (("            gc.collect(0)\n", ""),),
         ("tests/unit/engine/test_shedding.py",),
         "the collector looks at 150,000 objects at once, in 50 ms",
     ),

@@ -6,8 +6,12 @@ import asyncio
 import gc
 from collections.abc import Callable
 
-from kvserver.engine.shedding import PAUSE_S, VERSIONS, Shedder
+import pytest
+
+from kvserver.base.clock import SystemClock
+from kvserver.engine.shedding import MOST_VERSIONS, PAUSE_S, VERSIONS, Shedder
 from kvserver.storage.memtable import Memtable
+from support.clocks import ManualClock
 
 
 def memtable(versions: int) -> Memtable:
@@ -20,6 +24,9 @@ def memtable(versions: int) -> Memtable:
 def left(table: Memtable) -> int:
     found = table.find(1)
     return len(found.chains) if found is not None else 0
+
+
+PAUSE_MS = round(PAUSE_S * 1000)
 
 
 class Turns:
@@ -37,7 +44,7 @@ class Turns:
 
 def test_one_piece_a_turn_until_nothing_is_left() -> None:
     turns, table = Turns(), memtable(2 * VERSIONS + 1)
-    shedder = Shedder(turns)
+    shedder = Shedder(turns, ManualClock())
     shedder.add([table])
     seen = []
     while turns.callbacks:
@@ -50,26 +57,45 @@ def test_one_piece_a_turn_until_nothing_is_left() -> None:
     assert len(turns.callbacks) == 1
 
 
-def test_the_more_memtables_are_left_the_larger_the_pieces() -> None:
-    turns, first, second = Turns(), memtable(3 * VERSIONS), memtable(VERSIONS)
-    shedder = Shedder(turns)
+def test_the_later_a_turn_comes_the_larger_the_piece_up_to_a_bound() -> None:
+    turns, clock, first, second = Turns(), ManualClock(), memtable(5 * VERSIONS + MOST_VERSIONS), memtable(1)
+    shedder = Shedder(turns, clock)
     shedder.add([first])
     shedder.add([second])
-    assert len(turns.callbacks) == 1, "one at a time"
+    assert len(turns.callbacks) == 1, "one piece at a time"
+    clock.advance_ms(2 * PAUSE_MS)
     turns.one()
-    assert left(first) == VERSIONS
+    assert left(first) == 3 * VERSIONS + MOST_VERSIONS
+    clock.advance_ms(1000 * PAUSE_MS)
     turns.one()
-    assert (left(first), left(second)) == (0, VERSIONS)
+    assert left(first) == 3 * VERSIONS
+    clock.advance_ms(3 * PAUSE_MS)
+    turns.one()
+    assert (left(first), left(second)) == (0, 1)
     turns.one()
     assert left(second) == 0
     assert not turns.callbacks
+
+
+def test_a_piece_that_fails_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, table = Turns(), memtable(VERSIONS + 1)
+    Shedder(turns, ManualClock()).add([table])
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(Memtable, "shed", _fail)
+        turns.one()
+    turns.one()
+    assert left(table) == 1
+
+
+def _fail(table: Memtable, at_most: int) -> bool:
+    raise MemoryError
 
 
 def test_others_have_the_loop_between_two_pieces() -> None:
     async def shed() -> tuple[float, int]:
         loop = asyncio.get_running_loop()
         table = memtable(10 * VERSIONS)
-        Shedder(lambda callback: loop.call_soon_threadsafe(callback) and None).add([table])
+        Shedder(lambda callback: loop.call_soon_threadsafe(callback) and None, SystemClock()).add([table])
         begun, turns = loop.time(), 0
         while left(table):
             await asyncio.sleep(0)
@@ -83,8 +109,13 @@ def test_others_have_the_loop_between_two_pieces() -> None:
 
 def test_young_objects_are_looked_at_although_as_many_are_freed() -> None:
     turns = Turns()
-    Shedder(turns).add([memtable(VERSIONS * 2)])
-    young: list[object] = []
-    assert any(one is young for one in gc.get_objects(generation=0))
-    turns.one()
-    assert not any(one is young for one in gc.get_objects(generation=0))
+    Shedder(turns, ManualClock()).add([memtable(VERSIONS * 2)])
+    gc.collect()
+    gc.disable()
+    try:
+        young: list[object] = []
+        assert any(one is young for one in gc.get_objects(generation=0))
+        turns.one()
+        assert not any(one is young for one in gc.get_objects(generation=0))
+    finally:
+        gc.enable()

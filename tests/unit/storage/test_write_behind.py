@@ -14,7 +14,7 @@ from kvserver.base.fs import OsFileSystem
 from kvserver.base.limits import MIB
 from kvserver.storage import rocks
 from kvserver.storage.rocks import RocksTables
-from kvserver.storage.write_behind import GIVEN_UP_LOOKS, STEP_BYTES, WriteBehind
+from kvserver.storage.write_behind import GIVEN_UP_LOOKS, PAGE_BYTES, STEP_BYTES, WriteBehind
 
 PATIENCE_S = 30.0
 
@@ -47,8 +47,8 @@ def disk() -> Watched:
 
 def test_what_was_added_to_a_new_file_is_handed_over_once(tmp_path: Path, disk: Watched) -> None:
     grow(tmp_path / "1.sst", 5 * STEP_BYTES)
-    behind = WriteBehind(tmp_path, disk)
-    assert behind.step() == 0, "it was there before: it is complete"
+    behind = WriteBehind(tmp_path, disk, ["1.sst"])
+    assert behind.step() == 0, "it is complete"
     grow(tmp_path / "2.sst", 2 * STEP_BYTES)
     assert behind.step() == 2 * STEP_BYTES
     assert behind.step() == 0
@@ -59,29 +59,34 @@ def test_what_was_added_to_a_new_file_is_handed_over_once(tmp_path: Path, disk: 
 
 
 def test_little_waits_for_more_and_other_files_are_none_of_its_business(tmp_path: Path, disk: Watched) -> None:
-    behind = WriteBehind(tmp_path, disk)
+    behind = WriteBehind(tmp_path, disk, [])
     grow(tmp_path / "1.sst", STEP_BYTES - 1)
     grow(tmp_path / "MANIFEST-1", 2 * STEP_BYTES)
     assert behind.step() == 0
     grow(tmp_path / "1.sst", 1)
-    assert behind.step() == STEP_BYTES
+    assert behind.step_growing() == STEP_BYTES
+    grow(tmp_path / "1.sst", STEP_BYTES + PAGE_BYTES - 1)
+    assert behind.step_growing() == STEP_BYTES, "up to the last whole page"
 
 
-def test_a_file_that_goes_or_stays_as_it_is_is_forgotten(tmp_path: Path, disk: Watched) -> None:
-    behind = WriteBehind(tmp_path, disk)
+def test_a_file_that_stays_as_it_is_is_forgotten(tmp_path: Path, disk: Watched) -> None:
+    behind = WriteBehind(tmp_path, disk, [])
     grow(tmp_path / "1.sst", STEP_BYTES)
     grow(tmp_path / "2.sst", STEP_BYTES)
-    assert behind.step() == 2 * STEP_BYTES
+    grow(tmp_path / "slow.sst", STEP_BYTES)
+    assert behind.step() == 3 * STEP_BYTES
     (tmp_path / "1.sst").unlink()
     for _ in range(GIVEN_UP_LOOKS):
+        grow(tmp_path / "slow.sst", 1)
         behind.step()
     grow(tmp_path / "2.sst", STEP_BYTES)
-    assert behind.step() == 0
-    assert not behind._growing
+    grow(tmp_path / "slow.sst", STEP_BYTES)
+    behind.step()
+    assert disk.ranges[3:] == [("slow.sst", STEP_BYTES, STEP_BYTES)]
 
 
 def test_what_cannot_be_handed_over_is_handed_over_later(tmp_path: Path, disk: Watched) -> None:
-    behind = WriteBehind(tmp_path, disk)
+    behind = WriteBehind(tmp_path, disk, [])
     grow(tmp_path / "1.sst", STEP_BYTES)
     disk.full = True
     assert behind.step() == 0
@@ -101,12 +106,15 @@ def test_the_system_takes_it(tmp_path: Path) -> None:
 
 
 def test_a_thread_looks_until_it_is_closed(tmp_path: Path, disk: Watched) -> None:
-    behind = WriteBehind(tmp_path, disk)
+    behind = WriteBehind(tmp_path, disk, [])
     behind.start()
+    thread = behind._thread
+    assert thread is not None
     grow(tmp_path / "1.sst", STEP_BYTES)
     assert disk.some.wait(PATIENCE_S)
     behind.close()
     behind.close()
+    assert not thread.is_alive()
 
 
 def test_a_merge_of_the_tables_is_handed_over(tmp_path: Path, disk: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +127,9 @@ def test_a_merge_of_the_tables_is_handed_over(tmp_path: Path, disk: Watched, mon
             writer.put(b"%08d" % key, noise.randbytes(1024))
         writer.finish()
         tables.ingest(tmp_path / f"{number}.sst")
-    begun = {name for name, _, _ in disk.ranges}
-    disk.some.clear()
     tables.compact(b"0", b"9")
-    assert disk.some.wait(PATIENCE_S)
+    (merged,) = tables._live_files()
+    while merged not in {name for name, _, _ in disk.ranges}:
+        disk.some.clear()
+        assert disk.some.wait(PATIENCE_S), "nobody hands the output of the merge over"
     tables.close()
-    assert {name for name, _, _ in disk.ranges} - begun
-    assert not [thread for thread in threading.enumerate() if thread.name == "tables-write-behind"]
