@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote
 
 from moto.server import ThreadedMotoServer
@@ -60,12 +61,26 @@ class S3Server:
             return bytes(answer.read())
 
 
+def _judged_one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Carry out conditional requests one after the other: moto looks first and puts then, so that of two creators both won."""
+    lock = threading.Lock()
+
+    def call(environ: dict[str, object], start_response: object) -> Iterable[bytes]:
+        conditional = environ["REQUEST_METHOD"] != "GET" and {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"} & environ.keys()
+        with lock if conditional else contextlib.nullcontext():
+            return app(environ, start_response)
+
+    return call
+
+
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3Server]:
     """Run a server on a port that is free; its objects are gone at the end."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    assert server._server is not None
+    server._server.app = _judged_one_at_a_time(server._server.app)
     try:
         host, port = server.get_host_and_port()
         yield S3Server(f"http://{host}:{port}")
