@@ -3,8 +3,8 @@
 Freeing a version costs a third of a microsecond, a memtable of 140,000 of them 45 ms. In one piece that would hold the loop; in
 pieces that follow each other at once it keeps the loop busy all the same, and the log thread, which needs the interpreter's lock
 five times a group, gets it half a millisecond late each time: puts waited for 40 to 70 ms behind every flush. So there is a pause
-between two pieces. Where the loop has more to do than that, a piece is as large as the time since the last one allows, so that
-memory is let go several times as fast as writers fill it, however busy the loop is.
+between two pieces. Where the loop has more to do than that, a piece is as large as the time since the last one allows, up to
+a bound that is twice what was let go in a turn without pauses.
 
 What is freed counts against what is made: the collector, which looks when so many objects more were made than freed, would not
 look meanwhile, and then at all of them at once (50 ms). So the young ones are looked at here, a few hundred at a time.
